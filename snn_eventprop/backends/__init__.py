@@ -1,0 +1,1 @@
+"""Backends: the same scalar equations, executed by different compilers."""

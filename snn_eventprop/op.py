@@ -1,0 +1,483 @@
+"""The grid solver as PyTorch operators: registration, shapes for tracing, autograd.
+
+``grid_lif`` is the one entry. Spikes leave it as two differentiable vectors over the spikes,
+
+    stamps  bin index of each spike; its gradient is the change of the spike's worth per bin, S' dt
+    marks   ones; their gradient is the straight-through worth of each spike's existence
+
+from which layers build event times (``stamps * dt``) or rasters (``to_raster``).
+"""
+
+import itertools
+from typing import NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _report
+from .backends import cpu_grid
+from .backends.threads import over_samples
+from .discretisation import largest_response
+
+RESETS = {
+    "none": cpu_grid.RESET_NONE,
+    "subtract": cpu_grid.RESET_SUBTRACT,
+    "zero": cpu_grid.RESET_ZERO,
+    "zero_all": cpu_grid.RESET_ZERO_ALL,
+}
+
+
+class Events(NamedTuple):
+    """Input events of a batch on the grid (``values`` empty: all one)."""
+
+    bins: Tensor  # [S] int32, ascending within each sample
+    units: Tensor  # [S] int32
+    values: Tensor  # [S] or [0]
+    offsets: Tensor  # [B + 1] int64
+
+
+class GridSpikes(NamedTuple):
+    """What ``grid_lif`` returns. S2 is the number of spikes of the batch."""
+
+    stamps: Tensor  # [S2] float bin index, differentiable
+    marks: Tensor  # [S2] ones, differentiable
+    bins: Tensor  # [S2] int32
+    units: Tensor  # [S2] int32
+    slopes: Tensor  # [S2] V' dt at each spike
+    offsets: Tensor  # [B + 1] int64
+    last_current: Tensor  # [B, H] I of the last bin, before it is scaled by s
+    last_voltage: Tensor  # [B, H]
+    trace: Tensor  # [T, B, H] or empty
+
+
+def _array(tensor: Optional[Tensor], dtype: torch.dtype, ndim: int) -> np.ndarray:
+    """The tensor's memory as a NumPy array; an empty one stands for None."""
+    if tensor is None:
+        tensor = torch.empty((0,) * ndim, dtype=dtype)
+    return tensor.detach().contiguous().numpy()
+
+
+def _zeros(shape: tuple, like: Tensor, wanted: bool = True) -> Tensor:
+    return like.new_zeros(shape if wanted else (0,) * len(shape))
+
+
+def _check_finite(**tensors: Optional[Tensor]) -> None:
+    for name, tensor in tensors.items():
+        # One NaN or infinity makes the sum of absolute values NaN or infinite.
+        if tensor is not None and tensor.numel() and not torch.isfinite(tensor.abs().sum()):
+            finite = torch.isfinite(tensor)
+            if not bool(finite.all()):
+                raise ValueError(
+                    f"{name} holds {int((~finite).sum())} NaN or infinite values of "
+                    f"{finite.numel()}; lower the learning rate or clip gradients"
+                )
+
+
+@torch.library.custom_op("snn_eventprop::grid_forward", mutates_args=(), device_types="cpu")
+def _forward(
+    bins: Tensor,
+    units: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    raster: Optional[Tensor],
+    event_stamps: Optional[Tensor],
+    input_current: Optional[Tensor],
+    weight: Tensor,
+    recurrent: Optional[Tensor],
+    coefficients: Tensor,
+    v_reset: Tensor,
+    floor: Tensor,
+    current0: Optional[Tensor],
+    voltage0: Optional[Tensor],
+    spikes0: Optional[Tensor],
+    slopes0: Optional[Tensor],
+    steps: int,
+    reset: int,
+    delayed: bool,
+    record: bool,
+    keep_states: bool,
+    tag: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
+    _check_finite(
+        weight=weight, recurrent_weight=recurrent, input_current=input_current, values=values
+    )
+    last_current = _zeros((batch, size), coefficients)
+    last_voltage = _zeros((batch, size), coefficients)
+    trace = _zeros((steps, batch, size), coefficients, record)
+    segments = -(-steps // cpu_grid.SEGMENT)
+    states = _zeros((batch, segments, 2, size), coefficients, keep_states)
+    s, c, m, threshold = (row.contiguous() for row in coefficients)
+    start = _zeros((batch, size), coefficients)
+    arguments = (
+        steps, bins.numpy(), units.numpy(), values.numpy(), offsets.numpy(),
+        _array(input_current, dtype, 3), _array(weight, dtype, 2), _array(recurrent, dtype, 2),
+        s.numpy(), c.numpy(), m.numpy(), threshold.numpy(), _array(v_reset, dtype, 1),
+        largest_response(s, c, m).numpy(), reset, delayed,
+        _array(start if current0 is None else current0, dtype, 2),
+        _array(start if voltage0 is None else voltage0, dtype, 2),
+        _array(spikes0, dtype, 2),
+        last_current.numpy(), last_voltage.numpy(), trace.numpy(), states.numpy(),
+    )  # fmt: skip
+    parts = over_samples(
+        lambda lo, hi: cpu_grid.forward(lo, hi, *arguments), offsets.diff().numpy() + steps
+    )
+    out_bins, out_units, slopes, counts = (
+        torch.from_numpy(np.concatenate(piece)) if piece else torch.empty(0)
+        for piece in zip(*parts, strict=True)
+    ) if parts else (
+        torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.int32),
+        torch.empty(0, dtype=dtype), torch.empty(0, dtype=torch.int64),
+    )  # fmt: skip
+    out_offsets = torch.zeros(batch + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=out_offsets[1:])
+    stamps = out_bins.to(dtype)
+    return (
+        stamps, torch.ones_like(stamps), out_bins, out_units, slopes, out_offsets,
+        last_current, last_voltage, trace, states,
+    )  # fmt: skip
+
+
+@_forward.register_fake
+def _(
+    bins, units, values, offsets, raster, event_stamps, input_current, weight, recurrent,
+    coefficients, v_reset, floor, current0, voltage0, spikes0, slopes0,
+    steps, reset, delayed, record, keep_states, tag,
+):  # fmt: skip
+    batch, size = offsets.shape[0] - 1, coefficients.shape[1]
+    spikes = torch.library.get_ctx().new_dynamic_size()
+    new = coefficients.new_empty
+    segments = -(-steps // cpu_grid.SEGMENT)
+    return (
+        new(spikes), new(spikes), new(spikes, dtype=torch.int32), new(spikes, dtype=torch.int32),
+        new(spikes), new(batch + 1, dtype=torch.int64), new((batch, size)), new((batch, size)),
+        new((steps, batch, size) if record else (0, 0, 0)),
+        new((batch, segments, 2, size) if keep_states else (0, 0, 0, 0)),
+    )  # fmt: skip
+
+
+@torch.library.custom_op("snn_eventprop::grid_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    bins: Tensor,
+    units: Tensor,
+    values: Tensor,
+    offsets: Tensor,
+    input_current: Optional[Tensor],
+    weight: Tensor,
+    recurrent: Optional[Tensor],
+    coefficients: Tensor,
+    v_reset: Tensor,
+    floor: Tensor,
+    spikes0: Optional[Tensor],
+    slopes0: Optional[Tensor],
+    out_bins: Tensor,
+    out_units: Tensor,
+    slopes: Tensor,
+    out_offsets: Tensor,
+    states: Tensor,
+    grad_stamps: Tensor,
+    grad_marks: Tensor,
+    grad_last_current: Tensor,
+    grad_last_voltage: Tensor,
+    grad_trace: Optional[Tensor],
+    steps: int,
+    reset: int,
+    delayed: bool,
+    want_weight: bool,
+    want_values: bool,
+    want_stamps: bool,
+    want_dense: bool,
+    tag: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
+    s, c, m, threshold = (row.contiguous() for row in coefficients)
+    huge = torch.finfo(dtype).max / 4
+    grad_current = _zeros((steps, batch, size), coefficients, want_dense)
+    grad_values = _zeros((bins.numel(),), coefficients, want_values)
+    grad_changes = _zeros((bins.numel(),), coefficients, want_stamps)
+    grad_current0 = _zeros((batch, size), coefficients)
+    grad_voltage0 = _zeros((batch, size), coefficients)
+    grad_spikes0 = _zeros((batch, size), coefficients, spikes0 is not None)
+    arguments = (
+        steps, bins.numpy(), units.numpy(), values.numpy(), offsets.numpy(),
+        _array(input_current, dtype, 3), _array(weight, dtype, 2), _array(recurrent, dtype, 2),
+        s.numpy(), c.numpy(), m.numpy(), threshold.numpy(), _array(v_reset, dtype, 1),
+        reset, delayed, _array(spikes0, dtype, 2), _array(slopes0, dtype, 2), states.numpy(),
+        bool((largest_response(s, c, m) < huge).all()),
+        out_bins.numpy(), out_units.numpy(), slopes.numpy(), out_offsets.numpy(),
+        _array(grad_stamps, dtype, 1), _array(grad_marks, dtype, 1), _array(floor, dtype, 1),
+        _array(grad_trace, dtype, 3), _array(grad_last_current, dtype, 2),
+        _array(grad_last_voltage, dtype, 2),
+    )  # fmt: skip
+    dense = (
+        grad_current.numpy(), grad_values.numpy(), grad_changes.numpy(),
+        grad_current0.numpy(), grad_voltage0.numpy(), grad_spikes0.numpy(),
+    )  # fmt: skip
+
+    def run(lo: int, hi: int):
+        own_weight = _zeros(tuple(weight.shape), weight, want_weight)
+        own_recurrent = _zeros((size, size), weight, recurrent is not None)
+        own_coefficients = _zeros((4, size), weight)
+        guarded, largest = cpu_grid.backward(
+            lo, hi, *arguments,
+            own_weight.numpy(), own_recurrent.numpy(), own_coefficients.numpy(), *dense,
+        )  # fmt: skip
+        return own_weight, own_recurrent, own_coefficients, guarded, largest
+
+    parts = over_samples(run, offsets.diff().numpy() + steps)
+    if not parts:
+        parts = [(
+            _zeros(tuple(weight.shape), weight, want_weight),
+            _zeros((size, size), weight, recurrent is not None), _zeros((4, size), weight), 0, 0.0,
+        )]  # fmt: skip
+    grad_weight, grad_recurrent, grad_coefficients, _, _ = parts[0]
+    for part in parts[1:]:
+        grad_weight += part[0]
+        grad_recurrent += part[1]
+        grad_coefficients += part[2]
+    _report.record_jumps(tag, sum(p[3] for p in parts), max(float(p[4]) for p in parts))
+    return (
+        grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
+        grad_current0, grad_voltage0, grad_spikes0,
+    )  # fmt: skip
+
+
+@_backward.register_fake
+def _(
+    bins, units, values, offsets, input_current, weight, recurrent, coefficients, v_reset, floor,
+    spikes0, slopes0, out_bins, out_units, slopes, out_offsets, states, grad_stamps, grad_marks,
+    grad_last_current, grad_last_voltage, grad_trace,
+    steps, reset, delayed, want_weight, want_values, want_stamps, want_dense, tag,
+):  # fmt: skip
+    batch, size, events = offsets.shape[0] - 1, coefficients.shape[1], bins.shape[0]
+    new = coefficients.new_empty
+    return (
+        new(tuple(weight.shape) if want_weight else (0, 0)),
+        new((size, size) if recurrent is not None else (0, 0)),
+        new((4, size)),
+        new((steps, batch, size) if want_dense else (0, 0, 0)),
+        new((events,) if want_values else (0,)),
+        new((events,) if want_stamps else (0,)),
+        new((batch, size)),
+        new((batch, size)),
+        new((batch, size) if spikes0 is not None else (0, 0)),
+    )
+
+
+_FORWARD_ARGUMENTS = (
+    "bins units values offsets raster event_stamps input_current weight recurrent coefficients "
+    "v_reset floor current0 voltage0 spikes0 slopes0 steps reset delayed record keep_states tag"
+).split()
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    given = dict(zip(_FORWARD_ARGUMENTS, inputs, strict=True))
+    stamps, marks, out_bins, out_units, slopes, out_offsets, _, _, _, states = output
+    ctx.mark_non_differentiable(out_bins, out_units, slopes, out_offsets, states)
+    ctx.save_for_backward(
+        given["bins"], given["units"], given["values"], given["offsets"], given["input_current"],
+        given["weight"], given["recurrent"], given["coefficients"], given["v_reset"],
+        given["floor"], given["spikes0"], given["slopes0"],
+        out_bins, out_units, slopes, out_offsets, states,
+    )  # fmt: skip
+    ctx.scalars = (given["steps"], given["reset"], given["delayed"])
+    ctx.record, ctx.tag = given["record"], given["tag"]
+
+
+def _autograd_backward(
+    ctx, grad_stamps, grad_marks, _b, _u, _s, _o, grad_last_current, grad_last_voltage,
+    grad_trace, _states,
+):  # fmt: skip
+    saved = ctx.saved_tensors
+    bins, units, values, offsets, input_current, weight, recurrent = saved[:7]
+    needs = dict(zip(_FORWARD_ARGUMENTS, ctx.needs_input_grad, strict=True))
+    want_dense = needs["input_current"] or needs["raster"]
+    (
+        grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
+        grad_current0, grad_voltage0, grad_spikes0,
+    ) = _backward(
+        *saved, grad_stamps, grad_marks, grad_last_current, grad_last_voltage,
+        grad_trace if ctx.record else None, *ctx.scalars,
+        needs["weight"], needs["values"], needs["event_stamps"], want_dense, ctx.tag,
+    )  # fmt: skip
+    grads = dict.fromkeys(_FORWARD_ARGUMENTS)
+    if needs["weight"]:
+        grads["weight"] = grad_weight
+    if needs["recurrent"]:
+        grads["recurrent"] = grad_recurrent
+    if needs["coefficients"]:
+        grads["coefficients"] = grad_coefficients
+    if needs["input_current"]:
+        grads["input_current"] = grad_current
+    if needs["raster"]:
+        grads["raster"] = grad_current @ weight.T
+    if needs["values"]:
+        grads["values"] = grad_values
+    if needs["event_stamps"]:
+        grads["event_stamps"] = grad_changes * values if values.numel() else grad_changes
+    if needs["current0"]:
+        grads["current0"] = grad_current0
+    if needs["voltage0"]:
+        grads["voltage0"] = grad_voltage0
+    if needs["spikes0"]:
+        grads["spikes0"] = grad_spikes0
+    return tuple(grads[name] for name in _FORWARD_ARGUMENTS)
+
+
+_forward.register_autograd(_autograd_backward, setup_context=_setup_context)
+
+
+@torch.library.custom_op("snn_eventprop::dense_events", mutates_args=())
+def _dense_events(raster: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    index = raster.transpose(0, 1).nonzero()
+    sample, bins, units = index.unbind(1)
+    values = raster[bins, sample, units]
+    if bool((values == 1).all()):
+        values = values[:0]
+    offsets = torch.zeros(raster.shape[1] + 1, dtype=torch.int64, device=raster.device)
+    torch.cumsum(torch.bincount(sample, minlength=raster.shape[1]), 0, out=offsets[1:])
+    return bins.int(), units.int(), values.clone(), offsets
+
+
+@_dense_events.register_fake
+def _(raster):
+    ctx = torch.library.get_ctx()
+    events, weighted = ctx.new_dynamic_size(), ctx.new_dynamic_size()
+    new = raster.new_empty
+    return (
+        new(events, dtype=torch.int32),
+        new(events, dtype=torch.int32),
+        new(weighted),
+        new(raster.shape[1] + 1, dtype=torch.int64),
+    )
+
+
+@torch.library.custom_op("snn_eventprop::to_raster", mutates_args=())
+def _to_raster(
+    stamps: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, steps: int, size: int, hold: bool
+) -> Tensor:
+    batch = offsets.numel() - 1
+    sample = torch.repeat_interleave(
+        torch.arange(batch, device=offsets.device), offsets.diff(), output_size=bins.numel()
+    )
+    raster = stamps.new_zeros((steps, batch, size))
+    raster[bins.long(), sample, units.long()] = 1
+    return raster
+
+
+@_to_raster.register_fake
+def _(stamps, bins, units, offsets, steps, size, hold):
+    return stamps.new_empty((steps, offsets.shape[0] - 1, size))
+
+
+@torch.library.custom_op("snn_eventprop::raster_worth_change", mutates_args=())
+def _raster_worth_change(
+    grad: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, hold: bool
+) -> Tensor:
+    steps, batch, _ = grad.shape
+    sample = torch.repeat_interleave(
+        torch.arange(batch, device=offsets.device), offsets.diff(), output_size=bins.numel()
+    )
+    k, n = bins.long(), units.long()
+    last = k == steps - 1
+    now = grad[k, sample, n]
+    later = grad[(k + 1).clamp(max=max(steps - 1, 0)), sample, n]
+    return torch.where(last, now if hold else torch.zeros_like(now), later) - now
+
+
+@_raster_worth_change.register_fake
+def _(grad, bins, units, offsets, hold):
+    return grad.new_empty(bins.shape)
+
+
+def _raster_setup(ctx, inputs, output) -> None:
+    _, bins, units, offsets, _, _, ctx.hold = inputs
+    ctx.save_for_backward(bins, units, offsets)
+
+
+def _raster_backward(ctx, grad):
+    change = _raster_worth_change(grad, *ctx.saved_tensors, ctx.hold)
+    return change, None, None, None, None, None, None
+
+
+_to_raster.register_autograd(_raster_backward, setup_context=_raster_setup)
+
+
+def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tensor:
+    """Spikes as a raster ``[T, B, H]`` of zeros and ones.
+
+    Backwards, the gradient G of the raster is the worth of a spike in each bin; moving a spike
+    by one bin changes the loss by G[k + 1] - G[k]. Beyond the last bin G is 0, or with ``hold``
+    its last value, so that a spike in the last bin does not feel the end of the recording.
+    """
+    return _to_raster(
+        spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold
+    )
+
+
+def dense_events(raster: Tensor, dtype: torch.dtype) -> Events:
+    """The nonzero entries of a raster ``[T, B, N]``."""
+    return Events(*_dense_events(raster.detach().to(dtype)))
+
+
+def no_events(batch: int, like: Tensor) -> Events:
+    """A batch without input events, for layers driven by currents alone."""
+    integers = torch.empty(0, dtype=torch.int32, device=like.device)
+    offsets = torch.zeros(batch + 1, dtype=torch.int64, device=like.device)
+    return Events(integers, integers, like.new_empty(0), offsets)
+
+
+def grid_lif(
+    events: Events,
+    steps: int,
+    weight: Tensor,
+    coefficients: Tensor,
+    v_reset: Tensor,
+    floor: Tensor,
+    *,
+    recurrent: Optional[Tensor] = None,
+    input_current: Optional[Tensor] = None,
+    raster: Optional[Tensor] = None,
+    event_stamps: Optional[Tensor] = None,
+    current0: Optional[Tensor] = None,
+    voltage0: Optional[Tensor] = None,
+    spikes0: Optional[Tensor] = None,
+    slopes0: Optional[Tensor] = None,
+    reset: str = "subtract",
+    delayed: bool = False,
+    record: bool = False,
+    tag: int = 0,
+) -> GridSpikes:
+    """Run a layer of LIF neurons (or integrators: threshold inf) over ``steps`` bins.
+
+    Args:
+        events: input events; they reach neurons through ``weight``.
+        weight: [N, H], one row per input (the transpose of ``nn.Linear``'s).
+        coefficients: [4, H] rows s, c, m, threshold (``snn_eventprop.discretisation``).
+        v_reset: [H].
+        floor: [H] smallest slope per bin used in the jump (the grazing guard); 0 switches it off.
+        recurrent: [H, H], one row per presynaptic neuron.
+        input_current: [T, B, H], added to I in each bin.
+        raster: [T, B, N], the dense form of ``events``, where its gradient is wanted.
+        event_stamps: [S] float bin indices of ``events``, where their gradient is wanted.
+        current0, voltage0: [B, H] initial state.   spikes0, slopes0: [B, H] spikes of the bin
+            before the first, and their slopes.
+        reset: "none", "subtract" (V - (threshold - v_reset)), "zero" (V = v_reset), or, delayed
+            only, "zero_all" (V = v_reset after the next step).
+        delayed: the reset acts in the next step.
+        record: return the membrane trace.
+        tag: key under which diagnostics of the backward pass are kept.
+    """
+    if coefficients.device.type != "cpu":
+        raise NotImplementedError(
+            f"the layer is on {coefficients.device}, but only the CPU backend exists in this "
+            "version; move the model and its input with .to('cpu')"
+        )
+    keep_states = coefficients.requires_grad and torch.is_grad_enabled()
+    out = _forward(
+        *events, raster, event_stamps, input_current, weight, recurrent, coefficients, v_reset,
+        floor, current0, voltage0, spikes0, slopes0,
+        steps, RESETS[reset], delayed, record, keep_states, tag,
+    )  # fmt: skip
+    return GridSpikes(*itertools.islice(out, 9))
