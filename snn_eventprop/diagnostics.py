@@ -1,0 +1,55 @@
+"""What a network's spiking layers did in their last forward and backward pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ._report import latest_jumps
+
+
+class LayerRecord(NamedTuple):
+    """Spikes of a layer's last forward pass, kept until the next one."""
+
+    units: Tensor  # [S]
+    offsets: Tensor  # [B + 1]
+    size: int
+
+    def counts(self) -> Tensor:
+        """Spikes of each neuron, summed over the batch, ``[size]``."""
+        return torch.bincount(self.units, minlength=self.size)
+
+
+class LayerDiagnostics(NamedTuple):
+    """One spiking layer after a step."""
+
+    spikes_per_neuron: float  # mean over neurons and samples of the last batch
+    silent_share: float  # share of neurons without a spike in the last batch
+    guarded: int  # spikes whose slope the grazing guard raised in the last backward pass
+    largest_jump: float  # largest |jump| of dL/dV in the last backward pass
+    counts: Tensor  # [N] spikes of each neuron, summed over the batch
+
+
+def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
+    """Diagnostics of every EventProp layer of ``model`` that has run, by module name.
+
+    Reading them costs one pass over the spikes of the last batch; nothing is computed until then.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        record = getattr(module, "_record", None)
+        if not isinstance(record, LayerRecord):
+            continue
+        counts = record.counts()
+        batch = max(record.offsets.numel() - 1, 1)
+        jumps = latest_jumps(id(module))
+        found[name] = LayerDiagnostics(
+            spikes_per_neuron=counts.sum().item() / (batch * max(record.size, 1)),
+            silent_share=(counts == 0).double().mean().item() if record.size else 0.0,
+            guarded=jumps.guarded if jumps else 0,
+            largest_jump=jumps.largest if jumps else 0.0,
+            counts=counts,
+        )
+    return found

@@ -1,0 +1,492 @@
+"""EventProp layers: spiking neurons with exact event-based gradients, and readouts."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import closed_form, op
+from .diagnostics import LayerRecord
+from .discretisation import exponential
+from .events import SpikeEvents, bin_of, num_bins
+
+Solver = Literal["grid", "exact"]
+SOLVERS = ("grid", "exact")
+
+
+def _positive(name: str, value: float | Tensor, unit: str) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
+        raise ValueError(f"{name} must be positive{unit}, got {value}")
+    return tensor
+
+
+class _Neurons(nn.Module):
+    """Time constants (and where there is one, the threshold) of a population of neurons.
+
+    Trainable time constants are kept as logarithms, ``log_tau_mem`` and ``log_tau_syn``, so that
+    no optimiser step can make them negative and a step is a relative change.
+    """
+
+    dt: float
+
+    def __init__(
+        self,
+        size: int | None,
+        tau_mem: float | Tensor,
+        tau_syn: float | Tensor,
+        threshold: float | Tensor | None,
+        learn: dict[str, bool],
+        dt: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        if not (math.isfinite(dt) and dt > 0):
+            raise ValueError(f"dt must be a positive time in seconds, got {dt!r}")
+        self.dt = float(dt)
+        self._size = size
+        dtype = dtype or torch.get_default_dtype()
+        values = {
+            "log_tau_mem": _positive("tau_mem", tau_mem, " (seconds)").log(),
+            "log_tau_syn": _positive("tau_syn", tau_syn, " (seconds)").log(),
+        }
+        if threshold is not None:
+            values["threshold"] = _positive("threshold", threshold, "")
+        for name, value in values.items():
+            if value.ndim > 1 or (value.ndim == 1 and size is not None and len(value) != size):
+                raise ValueError(
+                    f"{name.removeprefix('log_')} must be a number or have shape [{size}], got "
+                    f"shape {tuple(value.shape)}"
+                )
+            trainable = learn.get(name.removeprefix("log_"), False)
+            if trainable and value.ndim == 0 and size is not None:
+                value = value.expand(size)
+            value = value.to(device=device, dtype=dtype).contiguous()
+            if trainable:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
+
+    @property
+    def tau_mem(self) -> Tensor:
+        """Membrane time constant in seconds, scalar or per neuron."""
+        return self.log_tau_mem.double().exp()
+
+    @property
+    def tau_syn(self) -> Tensor:
+        """Synaptic time constant in seconds, scalar or per neuron."""
+        return self.log_tau_syn.double().exp()
+
+    def _coefficients(self, size: int, dtype: torch.dtype, threshold: Tensor) -> Tensor:
+        """Rows s, c, m, threshold of the grid kernel, [4, size]."""
+        maps = exponential(self.tau_mem, self.tau_syn, self.dt)
+        return torch.stack([row.expand(size).to(dtype) for row in (*maps, threshold)])
+
+    def _describe(self) -> str:
+        def show(value: Tensor) -> str:
+            value = value.detach()
+            return f"{value.item():.4g}" if value.numel() == 1 else f"[{value.numel()}]"
+
+        return f"tau_mem={show(self.tau_mem)}, tau_syn={show(self.tau_syn)}"
+
+
+class _SpikingNeurons(_Neurons):
+    """The part of a spiking layer that does not depend on where its currents come from."""
+
+    def __init__(
+        self,
+        size: int | None,
+        *,
+        tau_mem: float | Tensor,
+        tau_syn: float | Tensor,
+        threshold: float | Tensor,
+        learn_tau_mem: bool,
+        learn_tau_syn: bool,
+        learn_threshold: bool,
+        dt: float,
+        grazing_guard: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        learn = {"tau_mem": learn_tau_mem, "tau_syn": learn_tau_syn, "threshold": learn_threshold}
+        super().__init__(size, tau_mem, tau_syn, threshold, learn, dt, device, dtype)
+        if not (math.isfinite(grazing_guard) and grazing_guard >= 0):
+            raise ValueError(
+                f"grazing_guard must be 0 (off) or a positive number, got {grazing_guard!r}"
+            )
+        self.grazing_guard = float(grazing_guard)
+        self._record: LayerRecord | None = None
+
+    def _checked_threshold(self) -> Tensor:
+        if not torch.compiler.is_compiling() and not bool((self.threshold.detach() > 0).all()):
+            raise ValueError(
+                f"threshold must stay positive, got {self.threshold.detach().min().item():.3g}; "
+                "lower the learning rate or clamp it after each step"
+            )
+        return self.threshold
+
+    def _run_grid(
+        self, events: op.Events, steps: int, weight: Tensor, size: int, **inputs: Tensor | None
+    ) -> op.GridSpikes:
+        coefficients = self._coefficients(size, weight.dtype, self._checked_threshold())
+        # The slope per bin of V' = guard * threshold / tau_mem, for which 1 - m stands.
+        floor = self.grazing_guard * (coefficients[3] * (1 - coefficients[2])).detach()
+        spikes = op.grid_lif(
+            events,
+            steps,
+            weight,
+            coefficients,
+            torch.zeros_like(floor),
+            floor,
+            tag=id(self),
+            **inputs,
+        )
+        self._record = LayerRecord(spikes.units, spikes.offsets, size)
+        return spikes
+
+
+class EventPropLIF(_SpikingNeurons):
+    r"""A layer of leaky integrate-and-fire neurons with exact event-based gradients.
+
+    .. math:: \tau_m \dot V = -V + I, \qquad \tau_s \dot I = -I
+
+    An incoming spike of unit j adds ``weight[:, j]`` to I; V > threshold emits a spike and V drops
+    by the threshold. The gradient is that of the continuous-time system (EventProp): spikes move
+    in time, they do not appear or vanish.
+
+    Args:
+        in_features: number of input units.
+        out_features: number of neurons.
+        recurrent: connect every neuron to every neuron through ``recurrent_weight``.
+        recurrent_diagonal: whether neurons also connect to themselves.
+        tau_mem: membrane time constant in seconds, a number or ``[out_features]``.
+        tau_syn: synaptic time constant in seconds, likewise; may equal ``tau_mem``.
+        threshold: number or ``[out_features]``, positive.
+        learn_tau_mem, learn_tau_syn, learn_threshold: make them parameters, one per neuron.
+        solver: ``"grid"`` (bins of ``dt``; gradients converge to the exact ones at first order in
+            dt) or ``"exact"`` (continuous time, events in and out, gradients exact to rounding).
+        dt: bin width of the grid in seconds; not used by the exact solver.
+        grazing_guard: smallest slope of V at a spike used in the gradient, in units of
+            threshold / tau_mem; spikes that graze the threshold have unbounded exact gradients.
+            0 switches it off. ``snn_eventprop.diagnostics`` counts where it acted.
+        device, dtype: of parameters; float32 or float64.
+
+    Shapes:
+        ``SpikeEvents`` of B samples -> ``SpikeEvents`` with ``out_features`` units, whose times
+        and marks carry gradients; or (grid) raster ``[T, B, in_features]`` -> ``[T, B,
+        out_features]``. ``weight`` is ``[out_features, in_features]`` and ``recurrent_weight``
+        ``[post, pre]``, as in ``torch.nn``.
+
+    Raises:
+        ValueError: time constants, threshold or dt that are not positive, wrong shapes, weights
+            that are NaN or infinite.
+        TypeError: an input that is neither a tensor nor ``SpikeEvents``.
+
+    >>> layer = EventPropLIF(3, 2, dt=1e-3)
+    >>> torch.nn.init.constant_(layer.weight, 7.0).shape
+    torch.Size([2, 3])
+    >>> events = SpikeEvents.from_list([([0.01, 0.012], [0, 2])], num_units=3, duration=0.05)
+    >>> layer(events)
+    SpikeEvents(1 samples, 2 events, 2 units, 0.05 s, float32, cpu)
+
+    Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        recurrent: bool = False,
+        recurrent_diagonal: bool = True,
+        tau_mem: float | Tensor = 20e-3,
+        tau_syn: float | Tensor = 5e-3,
+        threshold: float | Tensor = 1.0,
+        learn_tau_mem: bool = False,
+        learn_tau_syn: bool = False,
+        learn_threshold: bool = False,
+        solver: Solver = "grid",
+        dt: float = 1e-3,
+        grazing_guard: float = 0.05,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            out_features, tau_mem=tau_mem, tau_syn=tau_syn, threshold=threshold,
+            learn_tau_mem=learn_tau_mem, learn_tau_syn=learn_tau_syn,
+            learn_threshold=learn_threshold, dt=dt, grazing_guard=grazing_guard,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        if solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
+        self.in_features = in_features
+        self.out_features = out_features
+        self.recurrent = recurrent
+        self.recurrent_diagonal = recurrent_diagonal
+        self.solver = solver
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, device=device, dtype=dtype)
+        )
+        if recurrent:
+            self.recurrent_weight = nn.Parameter(
+                torch.empty(out_features, out_features, device=device, dtype=dtype)
+            )
+        else:
+            self.register_parameter("recurrent_weight", None)
+        self.reset_parameters()
+
+    def reset_parameters(
+        self, mean: float | None = None, std: float | None = None, recurrent_std: float = 0.02
+    ) -> None:
+        """Draw weights from normal distributions.
+
+        By default mean 21 / in_features and std 7 / in_features: 0.03 and 0.01 for the 700
+        channels of spoken-digit data, at which neurons start out firing (Nowotny et al. 2025).
+        """
+        nn.init.normal_(
+            self.weight,
+            21 / self.in_features if mean is None else mean,
+            7 / self.in_features if std is None else std,
+        )
+        if self.recurrent_weight is not None:
+            nn.init.normal_(self.recurrent_weight, 0.0, recurrent_std)
+
+    def _recurrent_rows(self) -> Tensor | None:
+        """Recurrent weights as the kernels read them: [pre, post], diagonal or not."""
+        if self.recurrent_weight is None:
+            return None
+        weight = self.recurrent_weight
+        if not self.recurrent_diagonal:
+            weight = weight * (1 - torch.eye(self.out_features, device=weight.device)).to(weight)
+        return weight.t().contiguous()
+
+    def forward(self, input: SpikeEvents | Tensor):
+        """Spikes out for spikes in: events for events, a raster for a raster."""
+        if isinstance(input, SpikeEvents):
+            _check_units(self, input)
+            if self.solver == "exact":
+                return self._forward_exact(input)
+            steps = num_bins(input.duration, self.dt)
+            events, stamps = _events_on_grid(input, self.dt, steps, self.weight.dtype)
+            spikes = self._run_grid(
+                events, steps, self.weight.t().contiguous(), self.out_features,
+                recurrent=self._recurrent_rows(), event_stamps=stamps,
+            )  # fmt: skip
+            return SpikeEvents(
+                spikes.stamps * self.dt, spikes.units.long(), spikes.offsets,
+                self.out_features, input.duration, spikes.marks, validate=False,
+            )  # fmt: skip
+        _check_raster(self, input)
+        if self.solver == "exact":
+            raise TypeError(
+                "solver='exact' has no bins: give it SpikeEvents "
+                "(SpikeEvents.from_dense(raster, dt)), or use solver='grid'"
+            )
+        spikes = self._run_grid(
+            op.dense_events(input, self.weight.dtype), input.shape[0],
+            self.weight.t().contiguous(), self.out_features,
+            recurrent=self._recurrent_rows(), raster=_wanted(input, self.weight.dtype),
+        )  # fmt: skip
+        return op.to_raster(spikes, input.shape[0], self.out_features, hold=True)
+
+    def _forward_exact(self, input: SpikeEvents) -> SpikeEvents:
+        raise NotImplementedError("solver='exact'")
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_features}, {self.out_features}, recurrent={self.recurrent}, "
+            f"{self._describe()}, solver={self.solver!r}, dt={self.dt:g}"
+        )
+
+
+class EventPropNeuron(_SpikingNeurons):
+    """The neurons of ``EventPropLIF`` without weights: currents in, spikes out (grid solver).
+
+    For use after ``nn.Linear``, ``nn.Conv2d``, pooling, normalisation or any code of yours: what
+    comes in is added to I in each bin, and gradients of the raster that goes out are read as the
+    worth of a spike in each bin, so that spike times get their derivative through whatever
+    follows.
+
+    Args:
+        features: number of neurons where time constants or thresholds are given per neuron or
+            learned; None where all are numbers. Neurons are numbered over the trailing
+            dimensions, flattened.
+        tau_mem, tau_syn, threshold, learn_tau_mem, learn_tau_syn, learn_threshold, dt,
+        grazing_guard, device, dtype: as in ``EventPropLIF``.
+
+    Shapes:
+        currents ``[T, B, ...]`` -> spikes ``[T, B, ...]``.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), EventPropNeuron(threshold=0.1))
+    >>> net(torch.ones(10, 2, 4)).shape
+    torch.Size([10, 2, 3])
+    """
+
+    def __init__(
+        self,
+        features: int | None = None,
+        *,
+        tau_mem: float | Tensor = 20e-3,
+        tau_syn: float | Tensor = 5e-3,
+        threshold: float | Tensor = 1.0,
+        learn_tau_mem: bool = False,
+        learn_tau_syn: bool = False,
+        learn_threshold: bool = False,
+        dt: float = 1e-3,
+        grazing_guard: float = 0.05,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            features, tau_mem=tau_mem, tau_syn=tau_syn, threshold=threshold,
+            learn_tau_mem=learn_tau_mem, learn_tau_syn=learn_tau_syn,
+            learn_threshold=learn_threshold, dt=dt, grazing_guard=grazing_guard,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self.features = features
+
+    def forward(self, current: Tensor) -> Tensor:
+        if not isinstance(current, Tensor) or current.ndim < 3:
+            shape = tuple(current.shape) if isinstance(current, Tensor) else type(current).__name__
+            raise ValueError(f"current must be a tensor [T, B, ...], got {shape}")
+        flat = current.flatten(2).to(self.log_tau_mem.dtype)
+        steps, batch, size = flat.shape
+        if self.features is not None and size != self.features:
+            raise ValueError(
+                f"current has {size} neurons per sample (shape {tuple(current.shape)}) but this "
+                f"layer has features={self.features}"
+            )
+        spikes = self._run_grid(
+            op.no_events(batch, flat), steps, flat.new_empty(0, size), size, input_current=flat
+        )
+        return op.to_raster(spikes, steps, size, hold=True).view(current.shape)
+
+    def extra_repr(self) -> str:
+        features = "" if self.features is None else f"{self.features}, "
+        return f"{features}{self._describe()}, dt={self.dt:g}"
+
+
+class EventPropLI(_Neurons):
+    r"""A readout of leaky integrators: ``EventPropLIF`` without threshold.
+
+    .. math:: \tau_m \dot V = -V + I, \qquad \tau_s \dot I = -I
+
+    Args:
+        in_features, out_features: sizes; ``weight`` is ``[out_features, in_features]``.
+        tau_mem, tau_syn, learn_tau_mem, learn_tau_syn, dt, device, dtype: as in ``EventPropLIF``.
+
+    Shapes:
+        ``forward``: ``SpikeEvents`` or raster ``[T, B, in_features]`` -> membrane trace ``[T, B,
+        out_features]``, V at the end of each bin. ``integral``: ``SpikeEvents`` -> ``[B,
+        out_features]``, in closed form, at a cost that follows the events alone.
+
+    >>> readout = EventPropLI(2, 3)
+    >>> events = SpikeEvents.from_list([([0.01, 0.02], [0, 1])], num_units=2, duration=0.1)
+    >>> readout(events).shape, readout.integral(events).shape
+    (torch.Size([100, 1, 3]), torch.Size([1, 3]))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        tau_mem: float | Tensor = 20e-3,
+        tau_syn: float | Tensor = 5e-3,
+        learn_tau_mem: bool = False,
+        learn_tau_syn: bool = False,
+        dt: float = 1e-3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        learn = {"tau_mem": learn_tau_mem, "tau_syn": learn_tau_syn}
+        super().__init__(out_features, tau_mem, tau_syn, None, learn, dt, device, dtype)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = nn.Parameter(
+            torch.empty(out_features, in_features, device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self, mean: float = 0.0, std: float = 0.03) -> None:
+        """Draw weights from a normal distribution; by default as in Nowotny et al. 2025."""
+        nn.init.normal_(self.weight, mean, std)
+
+    def forward(self, input: SpikeEvents | Tensor) -> Tensor:
+        stamps = raster = None
+        if isinstance(input, SpikeEvents):
+            _check_units(self, input)
+            steps = num_bins(input.duration, self.dt)
+            events, stamps = _events_on_grid(input, self.dt, steps, self.weight.dtype)
+        else:
+            _check_raster(self, input)
+            steps = input.shape[0]
+            events = op.dense_events(input, self.weight.dtype)
+            raster = _wanted(input, self.weight.dtype)
+        never = self.weight.new_tensor(math.inf)
+        coefficients = self._coefficients(self.out_features, self.weight.dtype, never)
+        zero = torch.zeros_like(coefficients[0]).detach()
+        return op.grid_lif(
+            events, steps, self.weight.t().contiguous(), coefficients, zero, zero,
+            raster=raster, event_stamps=stamps, reset="none", record=True, tag=id(self),
+        ).trace  # fmt: skip
+
+    def integral(
+        self, events: SpikeEvents, weighting: closed_form.Weighting = "uniform"
+    ) -> Tensor:
+        """Weighted time average of the membrane, ``(1/T) integral_0^T w(t) V(t) dt``, ``[B, O]``.
+
+        Args:
+            events: input spikes; their times receive gradients.
+            weighting: w(t): ``"uniform"`` 1, ``"exponential"`` exp(-t/T), ``"linear"`` 1 - t/T,
+                with T the duration of the events.
+        """
+        _check_units(self, events)
+        return closed_form.mean_membrane(
+            events, self.weight, self.tau_mem, self.tau_syn, weighting
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self._describe()}, dt={self.dt:g}"
+
+
+def _check_units(layer: EventPropLIF | EventPropLI, events: SpikeEvents) -> None:
+    if events.num_units != layer.in_features:
+        raise ValueError(
+            f"events have num_units={events.num_units} but the layer has "
+            f"in_features={layer.in_features}"
+        )
+    if events.device != layer.weight.device:
+        raise ValueError(
+            f"events are on {events.device} but the layer is on {layer.weight.device}; "
+            f"call events.to({str(layer.weight.device)!r})"
+        )
+
+
+def _check_raster(layer: EventPropLIF | EventPropLI, raster: Tensor) -> None:
+    if not isinstance(raster, Tensor):
+        raise TypeError(f"input must be SpikeEvents or a tensor, got {type(raster).__name__}")
+    if raster.ndim != 3 or raster.shape[2] != layer.in_features:
+        raise ValueError(
+            f"a raster must have shape [T, B, in_features={layer.in_features}], got "
+            f"{tuple(raster.shape)}"
+        )
+    if raster.device != layer.weight.device:
+        raise ValueError(f"input is on {raster.device} but the layer is on {layer.weight.device}")
+
+
+def _events_on_grid(
+    events: SpikeEvents, dt: float, steps: int, dtype: torch.dtype
+) -> tuple[op.Events, Tensor | None]:
+    bins = bin_of(events.times, dt).clamp_(max=steps - 1).int()
+    stamps = events.times.to(dtype) / dt if events.times.requires_grad else None
+    ones = events.times.new_empty(0, dtype=dtype)
+    return op.Events(bins, events.units.int(), ones, events.offsets), stamps
+
+
+def _wanted(raster: Tensor, dtype: torch.dtype) -> Tensor | None:
+    return raster.to(dtype) if raster.requires_grad else None
