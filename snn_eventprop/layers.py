@@ -187,7 +187,7 @@ class EventPropLIF(_SpikingNeurons):
         TypeError: an input that is neither a tensor nor ``SpikeEvents``.
 
     >>> layer = EventPropLIF(3, 2, dt=1e-3)
-    >>> torch.nn.init.constant_(layer.weight, 7.0).shape
+    >>> torch.nn.init.constant_(layer.weight, 5.0).shape
     torch.Size([2, 3])
     >>> events = SpikeEvents.from_list([([0.01, 0.012], [0, 2])], num_units=3, duration=0.05)
     >>> layer(events)
