@@ -56,7 +56,7 @@ class ChannelShift(Augmentation):
 
     def __call__(self, events: SpikeArrays, rng: np.random.Generator) -> SpikeArrays:
         shift = rng.integers(-self.max_shift, self.max_shift, len(events), endpoint=True)
-        return events.with_events(events.times, events.units + events.per_event(shift))
+        return _moved(events, shift=shift)
 
 
 class Blend(Augmentation):
@@ -78,57 +78,42 @@ class Blend(Augmentation):
         pool = events.pool
         if pool is None:
             raise ValueError("Blend draws second samples: give the batch its pool")
-        partner = events.indices.copy()
-        # One draw for each sample whatever its class, so that the stream of random numbers does
-        # not depend on the labels.
+        partners = np.full(len(events), -1, np.int64)
+        # Drawn for every sample, so that one sample's class does not change another's luck.
         lucky = rng.random(len(events)) < self.probability
         draw = rng.random(len(events))
         for b in np.flatnonzero(lucky):
             others = pool.by_label[int(events.labels[b])]
             others = others[others != events.indices[b]]
             if others.size:
-                partner[b] = others[int(draw[b] * others.size)]
-        second = pool.packed.gather(partner, events.num_units, events.duration)
-        blended = (
-            (partner != events.indices) & (events.counts > 0) & (second.counts > 0)
+                partners[b] = others[int(draw[b] * others.size)]
+        packed = pool.packed
+        sizes = np.diff(packed.offsets)[partners]
+        bits = events.times.size + int(sizes[partners >= 0].sum())
+        times, units, offsets = event_kernels.blend(
+            (events.times, events.units, events.offsets),
+            (packed.times, packed.units, packed.offsets),
+            partners, np.frombuffer(rng.bytes(bits // 8 + 1), np.uint8),
+            events.num_units, events.duration,
         )
-        move = np.where(blended, 0.5, 0.0)
-        pieces = []
-        for one, other, chance in (
-            (events, second, np.where(blended, 0.5, 1.0)),
-            (second, events, np.where(blended, 0.5, 0.0)),
-        ):
-            gap_time = move * (_means(other.times, other) - _means(one.times, one))
-            gap_unit = np.rint(move * (_means(other.units, other) - _means(one.units, one)))
-            keep = rng.random(one.times.size, dtype=np.float32) < one.per_event(chance)
-            times = one.times + one.per_event(gap_time.astype(np.float32))
-            units = one.units + one.per_event(gap_unit.astype(np.int64))
-            pieces.append((times[keep], units[keep], _kept_offsets(keep, one.offsets)))
-        times, units, offsets = _interleave(*pieces)
-        return replace(events, offsets=offsets).with_events(times, units)
+        return replace(events, times=times, units=units, offsets=offsets)
 
 
-def _means(values: np.ndarray, events: SpikeArrays) -> np.ndarray:
-    """[B] mean of ``values`` [S] over each sample; 0 for silent ones."""
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    return np.diff(sums[events.offsets]) / np.maximum(events.counts, 1)
-
-
-def _kept_offsets(keep: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(keep)])[offsets]
-
-
-def _interleave(first, second):
-    """Join two batches sample by sample."""
-    (times1, units1, offsets1), (times2, units2, offsets2) = first, second
-    offsets = offsets1 + offsets2
-    place1 = np.arange(times1.size) + np.repeat(offsets2[:-1], np.diff(offsets1))
-    place2 = np.arange(times2.size) + np.repeat(offsets1[1:], np.diff(offsets2))
-    times = np.empty(offsets[-1], np.float32)
-    units = np.empty(offsets[-1], np.int64)
-    times[place1], times[place2] = times1, times2
-    units[place1], units[place2] = units1, units2
-    return times, units, offsets
+def _moved(
+    events: SpikeArrays,
+    *,
+    stretch: np.ndarray | float = 1.0,
+    delay: np.ndarray | float = 0.0,
+    shift: np.ndarray | int = 0,
+) -> SpikeArrays:
+    """Whole samples moved: times to ``t * stretch + delay``, channels by ``shift`` ([B] each)."""
+    batch = len(events)
+    times, units, offsets = event_kernels.move(
+        events.times, events.units, events.offsets,
+        np.full(batch, stretch, np.float32), np.full(batch, delay, np.float32),
+        np.full(batch, shift, np.int64), events.num_units, events.duration,
+    )
+    return replace(events, times=times, units=units, offsets=offsets)
 
 
 class TimeStretch(Augmentation):
@@ -147,8 +132,7 @@ class TimeStretch(Augmentation):
 
     def __call__(self, events: SpikeArrays, rng: np.random.Generator) -> SpikeArrays:
         factor = 1 + rng.uniform(-self.max_stretch, self.max_stretch, len(events))
-        times = events.times * events.per_event(factor.astype(np.float32))
-        return events.with_events(times, events.units)
+        return _moved(events, stretch=factor)
 
 
 class TimeShift(Augmentation):
@@ -164,8 +148,7 @@ class TimeShift(Augmentation):
         self.max_shift = max_shift
 
     def __call__(self, events: SpikeArrays, rng: np.random.Generator) -> SpikeArrays:
-        shift = rng.uniform(-self.max_shift, self.max_shift, len(events)).astype(np.float32)
-        return events.with_events(events.times + events.per_event(shift), events.units)
+        return _moved(events, delay=rng.uniform(-self.max_shift, self.max_shift, len(events)))
 
 
 class EventDropout(Augmentation):
@@ -180,11 +163,23 @@ class EventDropout(Augmentation):
         self.probability = probability
 
     def __call__(self, events: SpikeArrays, rng: np.random.Generator) -> SpikeArrays:
-        keep = rng.random(events.times.size, dtype=np.float32) >= self.probability
-        return replace(
-            events, times=events.times[keep], units=events.units[keep],
-            offsets=_kept_offsets(keep, events.offsets),
+        draws = rng.random(events.times.size, dtype=np.float32)
+        times, units, offsets = event_kernels.thin(
+            events.times, events.units, events.offsets, draws, self.probability
         )
+        return replace(events, times=times, units=units, offsets=offsets)
+
+
+def _jittered(
+    events: SpikeArrays, rng: np.random.Generator, time_std: float = 0.0, unit_std: float = 0.0
+) -> SpikeArrays:
+    """Each event moved by itself."""
+    times, units, offsets = event_kernels.jitter(
+        events.times, events.units, events.offsets,
+        rng.standard_normal(events.times.size, dtype=np.float32), time_std, unit_std,
+        events.num_units, events.duration,
+    )
+    return replace(events, times=times, units=units, offsets=offsets)
 
 
 class TimeJitter(Augmentation):
@@ -199,8 +194,7 @@ class TimeJitter(Augmentation):
         self.std = std
 
     def __call__(self, events: SpikeArrays, rng: np.random.Generator) -> SpikeArrays:
-        noise = rng.standard_normal(events.times.size, dtype=np.float32)
-        return events.with_events(events.times + noise * np.float32(self.std), events.units)
+        return _jittered(events, rng, time_std=self.std)
 
 
 class ChannelJitter(Augmentation):
@@ -215,9 +209,7 @@ class ChannelJitter(Augmentation):
         self.std = std
 
     def __call__(self, events: SpikeArrays, rng: np.random.Generator) -> SpikeArrays:
-        noise = rng.standard_normal(events.times.size, dtype=np.float32)
-        step = np.rint(noise * np.float32(self.std)).astype(np.int64)
-        return events.with_events(events.times, events.units + step)
+        return _jittered(events, rng, unit_std=self.std)
 
 
 class DelayLine:

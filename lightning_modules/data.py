@@ -251,8 +251,10 @@ class SpokenDigits(LightningDataModule):
             groups = train.speakers * (len(train.class_names) + 1) + train.labels
             order = rng.permutation(len(train))
             order = order[np.argsort(groups[order], kind="stable")]
-            position = (np.arange(len(train)) + 0.5) * self.val_fraction
-            held_out[order[np.floor(position + 0.5) > np.floor(position - self.val_fraction + 0.5)]] = True
+            # Going through them group by group, take the one at which the share sums up to a
+            # further whole number.
+            share = np.floor(np.arange(len(train) + 1) * self.val_fraction + 0.5)
+            held_out[order[np.diff(share) > 0]] = True
             return held_out
         held = self._held_out_speakers(rng)
         return np.isin(train.speakers, held)

@@ -38,11 +38,140 @@ def gather(times, units, offsets, chosen):
 
 
 @_jit
+def move(times, units, offsets, stretch, delay, shift, num_units, duration):
+    """Move whole samples, times to ``t * stretch[b] + delay[b]`` and units by ``shift[b]``, and
+    drop the events outside ``[0, duration)`` or ``0..num_units - 1``. Order is kept."""
+    batch = offsets.size - 1
+    out_times = np.empty(times.size, np.float32)
+    out_units = np.empty(times.size, np.int64)
+    out_offsets = np.empty(batch + 1, np.int64)
+    out_offsets[0] = 0
+    at = 0
+    for b in range(batch):
+        for k in range(offsets[b], offsets[b + 1]):
+            t = np.float32(times[k] * stretch[b] + delay[b])
+            u = units[k] + shift[b]
+            # Without a branch: an event that does not count is overwritten by the next.
+            out_times[at] = t
+            out_units[at] = u
+            at += (t >= 0) & (t < duration) & (u >= 0) & (u < num_units)
+        out_offsets[b + 1] = at
+    return out_times[:at], out_units[:at], out_offsets
+
+
+@_jit
+def thin(times, units, offsets, draws, probability):
+    """Drop the events whose uniform number in ``draws`` [S] is below ``probability``."""
+    out_times = np.empty(times.size, np.float32)
+    out_units = np.empty(times.size, np.int64)
+    out_offsets = np.empty(offsets.size, np.int64)
+    out_offsets[0] = 0
+    at = 0
+    for b in range(offsets.size - 1):
+        for k in range(offsets[b], offsets[b + 1]):
+            out_times[at] = times[k]
+            out_units[at] = units[k]
+            at += draws[k] >= probability
+        out_offsets[b + 1] = at
+    return out_times[:at], out_units[:at], out_offsets
+
+
+@_jit
+def _centre(times, units, begin, end):
+    time_sum, unit_sum = 0.0, np.int64(0)
+    for k in range(begin, end):
+        time_sum += times[k]
+        unit_sum += units[k]
+    return time_sum / (end - begin), unit_sum / (end - begin)
+
+
+@_jit
+def _pick(times, units, begin, end, bits, first_bit, to_times, to_units):
+    """Copy the events whose bit in ``bits`` (bytes) is set; their number."""
+    n = 0
+    ahead = first_bit - begin
+    for k in range(begin, end):
+        to_times[n] = times[k]
+        to_units[n] = units[k]
+        n += (bits[(k + ahead) >> 3] >> ((k + ahead) & 7)) & 1
+    return n
+
+
+@_jit
+def blend(one, pool, partners, bits, num_units, duration):
+    """Blend sample b of ``one`` with sample ``partners[b]`` of ``pool``; not if that is -1.
+
+    ``one`` and ``pool`` are (times, units, offsets). Both samples are moved to the mean of their
+    centres; each event whose random bit is set is taken, in order of time. ``bits`` holds one bit
+    for each event of ``one`` and then of the partners.
+    """
+    times1, units1, offsets1 = one
+    times2, units2, offsets2 = pool
+    batch = offsets1.size - 1
+    room, longest = times1.size, 0
+    for p in partners:
+        if p >= 0:
+            size = offsets2[p + 1] - offsets2[p]
+            room += size
+            longest = max(longest, size)
+    out_times = np.empty(room, np.float32)
+    out_units = np.empty(room, np.int64)
+    out_offsets = np.empty(batch + 1, np.int64)
+    out_offsets[0] = 0
+    t1, u1 = np.empty(times1.size + 1, np.float32), np.empty(times1.size + 1, np.int64)
+    t2, u2 = np.empty(longest + 1, np.float32), np.empty(longest + 1, np.int64)
+    at, next_bit = 0, times1.size
+    for b in range(batch):
+        begin1, end1, partner = offsets1[b], offsets1[b + 1], partners[b]
+        begin2, end2 = offsets2[max(partner, 0)], offsets2[max(partner, 0) + 1]
+        if partner < 0 or end1 == begin1 or end2 == begin2:
+            for k in range(begin1, end1):
+                out_times[at] = times1[k]
+                out_units[at] = units1[k]
+                at += 1
+            out_offsets[b + 1] = at
+            continue
+        time1, unit1 = _centre(times1, units1, begin1, end1)
+        time2, unit2 = _centre(times2, units2, begin2, end2)
+        late = np.float32((time2 - time1) / 2)  # one moves by this, other by the opposite
+        n1 = _pick(times1, units1, begin1, end1, bits, begin1, t1, u1)
+        n2 = _pick(times2, units2, begin2, end2, bits, next_bit, t2, u2)
+        next_bit += end2 - begin2
+        up1 = np.int64(np.rint((unit2 - unit1) / 2))
+        up2 = np.int64(np.rint((unit1 - unit2) / 2))
+        t1[n1] = t2[n2] = np.inf
+        i = j = 0
+        for _ in range(n1 + n2):
+            first, second = t1[i] + late, t2[j] - late
+            from_one = first <= second
+            t = first if from_one else second
+            u = u1[i] + up1 if from_one else u2[j] + up2
+            i += from_one
+            j += not from_one
+            out_times[at] = t
+            out_units[at] = u
+            at += (t >= 0) & (t < duration) & (u >= 0) & (u < num_units)
+        out_offsets[b + 1] = at
+    return out_times[:at], out_units[:at], out_offsets
+
+
+@_jit
+def jitter(times, units, offsets, noise, time_std, unit_std, num_units, duration):
+    """Move every event by its own ``noise`` [S] (standard normal): its time by ``time_std`` times
+    that, its unit by ``unit_std`` times that, rounded; then as ``tidy``."""
+    moved_times = np.empty_like(times)
+    moved_units = np.empty_like(units)
+    for k in range(times.size):
+        moved_times[k] = times[k] + np.float32(time_std) * noise[k]
+        moved_units[k] = units[k] + np.int64(np.rint(np.float32(unit_std) * noise[k]))
+    return tidy(moved_times, moved_units, offsets, num_units, duration)
+
+
+@_jit
 def tidy(times, units, offsets, num_units, duration):
     """Drop events outside ``[0, duration)`` or ``0..num_units - 1``; sort each sample by time.
 
-    Events of equal time keep their order. Sorting is a radix sort on the bits of the float32
-    times, which order like the (non-negative) numbers themselves.
+    Events of equal time keep their order.
     """
     batch = offsets.size - 1
     out_times = np.empty(times.size, np.float32)
@@ -56,12 +185,11 @@ def tidy(times, units, offsets, num_units, duration):
         previous = np.float32(0.0)
         for k in range(offsets[b], offsets[b + 1]):
             t, u = times[k], units[k]
+            out_times[at] = t
+            out_units[at] = u
             if t >= 0 and t < duration and u >= 0 and u < num_units:
-                if t < previous:
-                    sorted_already = False
+                sorted_already &= t >= previous
                 previous = t
-                out_times[at] = t
-                out_units[at] = u
                 at += 1
         out_offsets[b + 1] = at
         if not sorted_already:
@@ -71,27 +199,39 @@ def tidy(times, units, offsets, num_units, duration):
 
 @_jit
 def _sort(times, units):
+    """Sort by time in place, keeping the order of equal times.
+
+    A radix sort of words that hold a time's bits above its unit (units are below 2**32). The bits
+    of non-negative float32 numbers order like the numbers.
+    """
     n = times.size
     times += np.float32(0.0)  # turns -0.0, whose bits would sort last, into 0.0
     keys = times.view(np.uint32)
-    other_keys = np.empty(n, np.uint32)
-    other_units = np.empty(n, np.int64)
-    from_keys, from_units, to_keys, to_units = keys, units, other_keys, other_units
+    words, spare = np.empty(n, np.uint64), np.empty(n, np.uint64)
+    places = np.zeros((3, 2048), np.int64)
+    mask = np.uint32(2047)
+    for k in range(n):
+        key = keys[k]
+        words[k] = (np.uint64(key) << np.uint64(32)) | np.uint64(units[k])
+        places[0, key & mask] += 1
+        places[1, (key >> np.uint32(11)) & mask] += 1
+        places[2, key >> np.uint32(22)] += 1
     for digit in range(3):
-        shift = np.uint32(11 * digit)
-        place = np.zeros(2049, np.int64)
-        for k in range(n):
-            place[((from_keys[k] >> shift) & np.uint32(2047)) + 1] += 1
+        shift = np.uint64(32 + 11 * digit)
+        place = places[digit]
+        total = 0
         for d in range(2048):
-            place[d + 1] += place[d]
+            count = place[d]
+            place[d] = total
+            total += count
         for k in range(n):
-            d = (from_keys[k] >> shift) & np.uint32(2047)
-            to_keys[place[d]] = from_keys[k]
-            to_units[place[d]] = from_units[k]
+            d = (words[k] >> shift) & np.uint64(2047)
+            spare[place[d]] = words[k]
             place[d] += 1
-        from_keys, from_units, to_keys, to_units = to_keys, to_units, from_keys, from_units
-    keys[:] = from_keys
-    units[:] = from_units
+        words, spare = spare, words
+    for k in range(n):
+        keys[k] = np.uint32(words[k] >> np.uint64(32))
+        units[k] = np.int64(words[k] & np.uint64(0xFFFFFFFF))
 
 
 @_jit
@@ -128,24 +268,16 @@ def delay_line(times, units, offsets, num_units, duration, copies, delay):
     out_units = np.empty(room, np.int64)
     out_offsets = np.empty(batch + 1, np.int64)
     out_offsets[0] = 0
-    heads = np.empty(copies + 1, np.int64)
     at = 0
     for b in range(batch):
-        # Every copy is sorted already: merge them by their next event.
-        begin, end = offsets[b], offsets[b + 1]
-        heads[:] = begin
-        while True:
-            best, best_time = -1, np.float32(duration)
-            for c in range(copies + 1):
-                if heads[c] < end:
-                    t = np.float32(times[heads[c]] + c * delay)
-                    if t < best_time:
-                        best, best_time = c, t
-            if best < 0:
-                break
-            out_times[at] = best_time
-            out_units[at] = units[heads[best]] + best * num_units
-            heads[best] += 1
-            at += 1
+        for c in range(copies + 1):
+            for k in range(offsets[b], offsets[b + 1]):
+                t = np.float32(times[k] + c * delay)
+                if t >= duration:
+                    break
+                out_times[at] = t
+                out_units[at] = units[k] + c * num_units
+                at += 1
         out_offsets[b + 1] = at
+        _sort(out_times[out_offsets[b] : at], out_units[out_offsets[b] : at])
     return out_times[:at], out_units[:at], out_offsets

@@ -45,10 +45,6 @@ class SpikeArrays:
         """[B] events per sample."""
         return np.diff(self.offsets)
 
-    def per_event(self, values: np.ndarray) -> np.ndarray:
-        """[S] the value of each event's sample, from ``values`` [B]."""
-        return np.repeat(values, self.counts)
-
     def with_events(self, times: np.ndarray, units: np.ndarray) -> SpikeArrays:
         """The batch with moved events ([S] each, same samples): those that left the duration or
         the units are dropped, the others sorted by time."""

@@ -88,8 +88,9 @@ def _read(file: h5py.File, path: Path, channels: int, require_labels: bool) -> P
     bad = np.flatnonzero((labels < (0 if "labels" in file else -1)) | (labels >= len(names)))
     if bad.size:
         raise DataFileError(
-            f"{path}: label {labels[bad[0]]} of sample {bad[0]} is out of range 0..{len(names) - 1} "
-            "(extra/keys names the classes); correct the label or add the class name"
+            f"{path}: label {labels[bad[0]]} of sample {bad[0]} is out of range "
+            f"0..{len(names) - 1} (extra/keys names the classes); correct the label or add the "
+            "class name"
         )
     times, units = _sorted(times.astype(np.float32), units.astype(np.uint16), offsets)
     return PackedSpikes(times, units, offsets, labels, speakers, names)

@@ -1,0 +1,96 @@
+"""How fast batches are made: ``python -m lightning_modules.loader_benchmark``.
+
+Random samples of SHD's shape (700 channels, about 8,000 events in 1 s), once through the loader
+for each row; prints samples per second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from lightning_modules.augment import (
+    Augmentation,
+    Blend,
+    ChannelJitter,
+    ChannelShift,
+    DelayLine,
+    EventDropout,
+    TimeJitter,
+    TimeStretch,
+)
+from lightning_modules.loader import Batch, EventDataset, EventLoader, EventSampler
+from lightning_modules.packed import PackedSpikes, SamplePool
+
+
+def shd_shaped(samples: int, events: int = 8000, seed: int = 0) -> SamplePool:
+    """Uniformly random samples, 700 channels, 20 classes, 1 s; their sizes vary by a quarter."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(events * 3 // 4, events * 5 // 4, samples, endpoint=True)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    times = np.concatenate([np.sort(rng.random(n, dtype=np.float32)) for n in counts])
+    units = rng.integers(0, 700, times.size).astype(np.uint16)
+    labels = rng.integers(0, 20, samples)
+    packed = PackedSpikes(
+        times, units, offsets, labels, labels % 10, tuple(str(k) for k in range(20))
+    )
+    return SamplePool(packed, np.arange(samples))
+
+
+def rate(batches: Iterable[Batch], seconds: float) -> float:
+    """Samples per second over at least ``seconds``, after a first batch that does not count."""
+    iterator = iter(batches)
+    next(iterator)
+    start, samples = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        try:
+            samples += len(next(iterator).labels)
+        except StopIteration:
+            iterator = iter(batches)
+    return samples / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=2000, help="size of the data set")
+    parser.add_argument("--events", type=int, default=8000, help="mean events per sample")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=1.0, help="measured time per row")
+    options = parser.parse_args()
+    pool = shd_shaped(options.samples, options.events)
+
+    def loader(*augmentations: Augmentation, workers: int = 0, **more) -> EventLoader:
+        dataset = EventDataset(
+            pool, num_units=700, duration=1.0, augmentations=augmentations, **more
+        )
+        sampler = EventSampler(dataset, options.batch_size, shuffle=True)
+        return EventLoader(dataset, sampler, num_workers=workers)
+
+    everything = (
+        Blend(0.5), ChannelShift(40), TimeStretch(0.1), EventDropout(0.1), TimeJitter(1e-3),
+        ChannelJitter(5),
+    )
+    rows = {
+        "batches of SpikeEvents": loader(),
+        "at most one event per channel and ms": loader(EventDropout(0.0), unique_dt=1e-3),
+        **{repr(a): loader(a) for a in everything},
+        "the paper's: shift and blend": loader(Blend(0.5), ChannelShift(40)),
+        "all of them": loader(*everything),
+        "all of them, 2 worker processes": loader(*everything, workers=2),
+        "delay line of 10 copies (88,000 events)": loader(delay_line=DelayLine(10)),
+    }
+    print(
+        f"{options.samples} samples of {options.events} events on 700 channels, "
+        f"batches of {options.batch_size}"
+    )
+    print(f"{'':42s} samples/s  million events/s")
+    for name, batches in rows.items():
+        speed = rate(batches, options.seconds)
+        print(f"{name:42s} {speed:9,.0f} {speed * options.events * 1e-6:12,.0f}")
+
+
+if __name__ == "__main__":
+    main()
