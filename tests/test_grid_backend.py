@@ -123,14 +123,14 @@ def test_backend_equals_reference(kind, recurrent, reset, delayed):
 
 
 def test_backend_equals_reference_over_several_replayed_segments():
-    fired, guarded = run_both(*make_case(steps=700, density=0.03, batch=3, strength=1.5), floor=1.0)
+    fired, guarded = run_both(*make_case(steps=2500, density=0.01, batch=3, strength=1.5), floor=1.0)
     assert fired > 100 and guarded > 0
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
 def test_bins_without_events_may_be_skipped(recurrent):
     # Without a trace, input gradient or trainable coefficients both passes jump over quiet bins.
-    layer, driven, rng = make_case(steps=900, density=0.004, recurrent=recurrent, strength=8.0)
+    layer, driven, rng = make_case(steps=2900, density=0.002, recurrent=recurrent, strength=8.0)
     steps, batch, _ = driven.shape
     size = len(layer.s)
     weight = torch.tensor(layer.weight, requires_grad=True)

@@ -31,34 +31,70 @@ _jump = njit(nogil=True, error_model="numpy")(equations.jump)
 _jit = njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
 # Bins between two stored states, from which the backward pass replays the forward one.
-SEGMENT = 256
+SEGMENT = 1024
+
+
+# Indices are unsigned in the loops that matter: a signed one that may be negative, and so count
+# from the end, keeps the compiler from vectorising.
+_index = np.uint64
 
 
 @_jit
-def _add_rows(total, rows, units, values, lo, hi):
-    """total += sum of ``values[e] * rows[units[e]]`` over events lo..hi, four rows at a time."""
-    size = total.shape[0]
+def _add_4(total, rows, r0, r1, r2, r3, start, stop):
+    for j in range(stop - start):
+        h = _index(start) + _index(j)
+        total[h] += (rows[r0, h] + rows[r1, h]) + (rows[r2, h] + rows[r3, h])
+
+
+@_jit
+def _add_4_scaled(total, rows, r0, r1, r2, r3, x0, x1, x2, x3, start, stop):
+    for j in range(stop - start):
+        h = _index(start) + _index(j)
+        total[h] += (x0 * rows[r0, h] + x1 * rows[r1, h]) + (x2 * rows[r2, h] + x3 * rows[r3, h])
+
+
+@_jit
+def _add_2_scaled(total, rows, r0, r1, x0, x1, start, stop):
+    for j in range(stop - start):
+        h = _index(start) + _index(j)
+        total[h] += x0 * rows[r0, h] + x1 * rows[r1, h]
+
+
+@_jit
+def _add_1_scaled(total, rows, r0, x0, start, stop):
+    for j in range(stop - start):
+        h = _index(start) + _index(j)
+        total[h] += x0 * rows[r0, h]
+
+
+@_jit
+def _add_rows(total, rows, index, values, lo, hi, start, stop):
+    """total += sum of ``values[e] * rows[index[e]]`` over e in lo..hi, in columns start..stop.
+
+    Four rows at a time, so that ``total`` is read and written once for four. No values: all one.
+    """
     one = rows.dtype.type(1)
     weighted = values.shape[0] > 0
     e = lo
     while e + 4 <= hi:
-        u0, u1, u2, u3 = units[e], units[e + 1], units[e + 2], units[e + 3]
+        r0, r1 = _index(index[e]), _index(index[e + 1])
+        r2, r3 = _index(index[e + 2]), _index(index[e + 3])
         if weighted:
-            x0, x1, x2, x3 = values[e], values[e + 1], values[e + 2], values[e + 3]
-            for h in range(size):
-                total[h] += (x0 * rows[u0, h] + x1 * rows[u1, h]) + (
-                    x2 * rows[u2, h] + x3 * rows[u3, h]
-                )
+            _add_4_scaled(
+                total, rows, r0, r1, r2, r3,
+                values[e], values[e + 1], values[e + 2], values[e + 3], start, stop,
+            )  # fmt: skip
         else:
-            for h in range(size):
-                total[h] += (rows[u0, h] + rows[u1, h]) + (rows[u2, h] + rows[u3, h])
+            _add_4(total, rows, r0, r1, r2, r3, start, stop)
         e += 4
-    while e < hi:
-        u0 = units[e]
+    if e + 2 <= hi:
         x0 = values[e] if weighted else one
-        for h in range(size):
-            total[h] += x0 * rows[u0, h]
-        e += 1
+        x1 = values[e + 1] if weighted else one
+        _add_2_scaled(total, rows, _index(index[e]), _index(index[e + 1]), x0, x1, start, stop)
+        e += 2
+    if e < hi:
+        x0 = values[e] if weighted else one
+        _add_1_scaled(total, rows, _index(index[e]), x0, start, stop)
 
 
 # Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
@@ -74,18 +110,79 @@ def _dot(x, y):
 
 
 @_jit_sum
-def _dot_change(x, later, now):
-    """x . (later - now)"""
-    total = x.dtype.type(0)
-    for h in range(x.shape[0]):
-        total += x[h] * (later[h] - now[h])
-    return total
+def _dot_rows(rows, index, lo, hi, x, out):
+    """out[e] = rows[index[e]] . x for e in lo..hi, four rows at a time."""
+    zero = x.dtype.type(0)
+    e = lo
+    while e + 4 <= hi:
+        r0, r1 = _index(index[e]), _index(index[e + 1])
+        r2, r3 = _index(index[e + 2]), _index(index[e + 3])
+        t0, t1, t2, t3 = zero, zero, zero, zero
+        for h in range(x.shape[0]):
+            t0 += rows[r0, h] * x[h]
+            t1 += rows[r1, h] * x[h]
+            t2 += rows[r2, h] * x[h]
+            t3 += rows[r3, h] * x[h]
+        out[e], out[e + 1], out[e + 2], out[e + 3] = t0, t1, t2, t3
+        e += 4
+    while e < hi:
+        out[e] = _dot(rows[index[e]], x)
+        e += 1
+
+
+# Loops over neurons stand in functions of their own: only then does the compiler vectorise them.
 
 
 @_jit
-def _add_scaled(total, scale, x):
+def _advance(current, voltage, s, c, m):
+    """V after one bin; I is scaled by ``_scale`` once slopes have been read off it."""
+    for h in range(voltage.shape[0]):
+        _, voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
+
+
+@_jit
+def _scale(x, factor):
+    for h in range(x.shape[0]):
+        x[h] *= factor[h]
+
+
+@_jit
+def _add(total, x):
     for h in range(total.shape[0]):
-        total[h] += scale * x[h]
+        total[h] += x[h]
+
+
+@_jit
+def _product(out, x, y):
+    for h in range(out.shape[0]):
+        out[h] = x[h] * y[h]
+
+
+@_jit
+def _add_product(total, x, y):
+    for h in range(total.shape[0]):
+        total[h] += x[h] * y[h]
+
+
+@_jit
+def _retreat(beta, beta_later, a, s, c, m):
+    """beta of a bin from that of the next one and the bin's own a."""
+    for h in range(beta.shape[0]):
+        beta[h], _ = _adjoint_flow(beta_later[h], a[h], s[h], m[h], c[h])
+
+
+@_jit
+def _difference(out, x, y):
+    for h in range(out.shape[0]):
+        out[h] = x[h] - y[h]
+
+
+@_jit
+def _count_above(voltage, threshold):
+    fired = 0
+    for h in range(voltage.shape[0]):
+        fired += voltage[h] > threshold[h]
+    return fired
 
 
 @_jit
@@ -147,20 +244,16 @@ def _all_stay_below(current, voltage, gain, threshold):
 
 @_jit
 def _above(voltage, threshold, found):
-    """Write the indices of the neurons above threshold into ``found``; how many they are."""
-    block = 32  # few neurons spike in any one bin: count by blocks (vectorised), then look inside
+    """Write the indices of the neurons above threshold into ``found`` [H + 1]; how many."""
+    block = 64  # few neurons spike in any one bin: count by blocks, then look inside
     size = voltage.shape[0]
     count = 0
     for start in range(0, size, block):
         stop = min(start + block, size)
-        fired = 0
-        for h in range(start, stop):
-            fired += voltage[h] > threshold[h]
-        if fired > 0:
-            for h in range(start, stop):
-                if voltage[h] > threshold[h]:
-                    found[count] = h
-                    count += 1
+        if _count_above(voltage[start:stop], threshold[start:stop]) > 0:
+            for h in range(start, stop):  # no branch: a miss is overwritten by the next write
+                found[count] = h
+                count += voltage[h] > threshold[h]
     return count
 
 
@@ -216,7 +309,7 @@ def forward(
     table = _powers(s, c, m, 32)
     current = np.empty(size, s.dtype)
     voltage = np.empty(size, s.dtype)
-    pending = np.empty(size, np.int32)  # units that spiked in the previous bin
+    pending = np.empty(size + 1, np.int32)  # units that spiked in the previous bin
     for b in range(lo, hi):
         current[:] = current0[b]
         voltage[:] = voltage0[b]
@@ -247,29 +340,24 @@ def forward(
             while event < end and bins[event] == k:
                 event += 1
             if event > first:
-                _add_rows(current, weight, units, values, first, event)
+                _add_rows(current, weight, units, values, first, event, 0, size)
             if dense:
-                for h in range(size):
-                    current[h] += input_current[k, b, h]
+                _add(current, input_current[k, b])
             if num_pending > 0:
                 if is_recurrent:
-                    _add_rows(current, recurrent, pending, no_values, 0, num_pending)
+                    _add_rows(current, recurrent, pending, no_values, 0, num_pending, 0, size)
                 if delayed and reset == RESET_ZERO:
                     for j in range(num_pending):
                         voltage[pending[j]] = v_reset[pending[j]]
-            fired = 0
-            for h in range(size):
-                _, voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
-                fired += voltage[h] > threshold[h]
-            if delayed and num_pending > 0 and reset in (RESET_SUBTRACT, RESET_ZERO_ALL):
+            _advance(current, voltage, s, c, m)
+            if delayed:
                 for j in range(num_pending):
                     h = pending[j]
-                    fired -= voltage[h] > threshold[h]
                     if reset == RESET_SUBTRACT:
                         voltage[h] -= threshold[h] - v_reset[h]
-                    else:
+                    elif reset == RESET_ZERO_ALL:
                         voltage[h] = v_reset[h]
-                    fired += voltage[h] > threshold[h]
+            fired = _count_above(voltage, threshold)
             num_pending = 0
             if fired > 0:
                 if total + fired > out_bins.shape[0]:
@@ -289,8 +377,7 @@ def forward(
             if k == steps - 1:
                 last_current[b] = current
                 last_voltage[b] = voltage
-            for h in range(size):
-                current[h] *= s[h]
+            _scale(current, s)
             k += 1
         counts[b - lo] = total - begin
     return out_bins[:total].copy(), out_units[:total].copy(), out_slopes[:total].copy(), counts
@@ -332,109 +419,123 @@ def backward(
         number of guarded slopes, largest absolute jump of a.
     """
     size = s.shape[0]
-    one = s.dtype.type(1)
     zero = s.dtype.type(0)
     dense = grad_current.size > 0
     traced = grad_trace.size > 0
     replay = states.size > 0
     is_recurrent = recurrent.size > 0
-    weighted = values.shape[0] > 0
     may_skip = skip and not dense and not traced and not replay
     table = _powers(s, c, m, 32)
     a = np.zeros((3, size), s.dtype)  # row k % 3 holds a[k]
-    beta = np.zeros((3, size), s.dtype)
+    beta = np.zeros((SEGMENT + 2, size), s.dtype)  # row k - begin, begin the segment's first bin
     currents = np.empty((SEGMENT if replay else 0, size), s.dtype)
     voltages = np.empty((SEGMENT if replay else 0, size), s.dtype)
+    change_of_beta = np.empty(size, s.dtype)
+    received = np.empty(out_bins.shape[0] if is_recurrent else 0, s.dtype)
     guarded = 0
     largest = zero
     for b in range(lo, hi):
         a[:] = zero
         beta[:] = zero
-        event = offsets[b + 1] - 1
-        spike = out_offsets[b + 1] - 1
         first_event, first_spike = offsets[b], out_offsets[b]
-        k = steps - 1
-        while k >= 0:
-            p, q, r = k % 3, (k + 1) % 3, (k + 2) % 3
-            if replay and (k == steps - 1 or k % SEGMENT == SEGMENT - 1):
+        event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
+        last_event, last_spike = event, spike
+        for segment in range((steps - 1) // SEGMENT, -1, -1):
+            begin = segment * SEGMENT
+            k = min(begin + SEGMENT, steps) - 1
+            # The two bins after this segment were the first two of the one before.
+            if k + 1 < steps:
+                beta[SEGMENT] = beta[0]
+                beta[SEGMENT + 1] = beta[1]
+            if replay:
                 _replay(
-                    b, k - k % SEGMENT, k + 1, bins, units, values, offsets, input_current,
+                    b, begin, k + 1, bins, units, values, offsets, input_current,
                     weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
                     states, out_bins, out_units, out_offsets, currents, voltages,
                 )  # fmt: skip
-            if may_skip and k < steps - 1:
-                # A spike's jump looks two bins ahead, so those are stepped.
-                target = bins[event] if event >= first_event else 0
-                if spike >= first_spike:
-                    target = max(target, out_bins[spike] + 2)
-                if k - target >= 2:
-                    if q != (target + 1) % 3:
-                        a[(target + 1) % 3] = a[q]
-                        beta[(target + 1) % 3] = beta[q]
-                    _skip_adjoint(
-                        beta[(target + 1) % 3], a[(target + 1) % 3], m, table, k - target
+            if k == steps - 1 and k + 1 - begin < SEGMENT:
+                beta[k + 1 - begin : k + 3 - begin] = zero
+            while k >= begin:
+                p, q, r = k % 3, (k + 1) % 3, (k + 2) % 3
+                row = k - begin
+                if may_skip and k < steps - 1:
+                    target = max(bins[event], begin) if event >= first_event else begin
+                    # A spike's jump looks two bins ahead, so those are stepped; so are the first
+                    # two bins of a segment, which the next one looks at.
+                    if spike >= first_spike:
+                        target = max(target, out_bins[spike] + 2)
+                    target = max(target, begin + 1)
+                    if k - target >= 2:
+                        t = (target + 1) % 3
+                        if t != q:
+                            a[t] = a[q]
+                        beta[target + 1 - begin] = beta[row + 1]
+                        _skip_adjoint(beta[target + 1 - begin], a[t], m, table, k - target)
+                        k = target
+                        continue
+                _product(a[p], m, a[q])
+                if traced:
+                    _add(a[p], grad_trace[k, b])
+                if k == steps - 1:
+                    _add(a[p], grad_last_voltage[b])
+                if is_recurrent and spike >= first_spike and out_bins[spike] == k:
+                    earliest = spike
+                    while earliest > first_spike and out_bins[earliest - 1] == k:
+                        earliest -= 1
+                    _difference(change_of_beta, beta[row + 2], beta[row + 1])
+                    _dot_rows(
+                        recurrent, out_units, earliest, spike + 1, change_of_beta, received
                     )
-                    k = target
-                    continue
-            for h in range(size):
-                a[p, h] = m[h] * a[q, h]
-            if traced:
-                for h in range(size):
-                    a[p, h] += grad_trace[k, b, h]
-            if k == steps - 1:
-                for h in range(size):
-                    a[p, h] += grad_last_voltage[b, h]
-            while spike >= first_spike and out_bins[spike] == k:
-                n = out_units[spike]
-                change = worth_change[spike]
-                if is_recurrent:
-                    change += _dot_change(recurrent[n], beta[r], beta[q])
-                    _add_scaled(grad_recurrent[n], one, beta[q])
-                after = a[p, n]
-                if reset != RESET_NONE:
-                    drop = threshold[n] - v_reset[n]
-                    if delayed:
-                        change -= drop * (a[r, n] - a[q, n])
-                        grad_coefficients[3, n] -= a[q, n]
-                    else:
-                        later = m[n] * a[r, n]
-                        if traced and k + 1 < steps:
-                            later += grad_trace[k + 1, b, n]
-                        if k + 2 == steps:
-                            later += grad_last_voltage[b, n]
-                        change -= drop * (later - after)
-                        grad_coefficients[3, n] -= after
-                steep, acted = _guard(out_slopes[spike], floor[n])
-                guarded += acted
-                before = _jump(after, steep, change)
-                largest = max(largest, abs(before - after))
-                grad_coefficients[3, n] -= before - after
-                a[p, n] = before + mark_worth[spike]
-                spike -= 1
-            for h in range(size):
-                beta[p, h], _ = _adjoint_flow(beta[q, h], a[p, h], s[h], m[h], c[h])
-            if k == steps - 1:
-                for h in range(size):
-                    beta[p, h] += grad_last_current[b, h]
-            if replay:
-                j = k % SEGMENT
-                for h in range(size):
-                    grad_coefficients[0, h] += beta[q, h] * currents[j, h]
-                    grad_coefficients[1, h] += a[p, h] * currents[j, h]
-                    grad_coefficients[2, h] += a[p, h] * voltages[j, h]
-            if dense:
-                grad_current[k, b] = beta[p]
-            while event >= first_event and bins[event] == k:
-                n = units[event]
-                if grad_weight.size > 0:
-                    _add_scaled(grad_weight[n], values[event] if weighted else one, beta[p])
-                if grad_values.size > 0:
-                    grad_values[event] = _dot(weight[n], beta[p])
-                if grad_changes.size > 0:
-                    grad_changes[event] = _dot_change(weight[n], beta[q], beta[p])
-                event -= 1
-            k -= 1
-        # Before bin 0: the row of bin 0 is 0, of bin 1 is 1.
+                while spike >= first_spike and out_bins[spike] == k:
+                    n = out_units[spike]
+                    change = worth_change[spike]
+                    if is_recurrent:
+                        change += received[spike]
+                    after = a[p, n]
+                    if reset != RESET_NONE:
+                        drop = threshold[n] - v_reset[n]
+                        if delayed:
+                            change -= drop * (a[r, n] - a[q, n])
+                            grad_coefficients[3, n] -= a[q, n]
+                        else:
+                            later = m[n] * a[r, n]
+                            if traced and k + 1 < steps:
+                                later += grad_trace[k + 1, b, n]
+                            if k + 2 == steps:
+                                later += grad_last_voltage[b, n]
+                            change -= drop * (later - after)
+                            grad_coefficients[3, n] -= after
+                    steep, acted = _guard(out_slopes[spike], floor[n])
+                    guarded += acted
+                    before = _jump(after, steep, change)
+                    largest = max(largest, abs(before - after))
+                    grad_coefficients[3, n] -= before - after
+                    a[p, n] = before + mark_worth[spike]
+                    spike -= 1
+                _retreat(beta[row], beta[row + 1], a[p], s, c, m)
+                if k == steps - 1:
+                    _add(beta[row], grad_last_current[b])
+                if replay:
+                    _add_product(grad_coefficients[0], beta[row + 1], currents[row])
+                    _add_product(grad_coefficients[1], a[p], currents[row])
+                    _add_product(grad_coefficients[2], a[p], voltages[row])
+                if dense:
+                    grad_current[k, b] = beta[row]
+                while event >= first_event and bins[event] == k:
+                    event -= 1
+                k -= 1
+            if grad_weight.size > 0:
+                _gather(grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta)
+            if is_recurrent:  # spikes of bin k arrive in bin k + 1
+                _gather(
+                    grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
+                    begin - 1, beta,
+                )  # fmt: skip
+            _worth_of_events(
+                grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1, begin,
+                beta, change_of_beta,
+            )  # fmt: skip
+            last_event, last_spike = event, spike
         for h in range(size):
             grad_current0[b, h] = beta[0, h]
             grad_voltage0[b, h] = m[h] * a[0, h]
@@ -448,7 +549,7 @@ def backward(
                 if is_recurrent:
                     worth_now += _dot(recurrent[n], beta[0])
                     worth_next += _dot(recurrent[n], beta[1])
-                    _add_scaled(grad_recurrent[n], one, beta[0])
+                    _add(grad_recurrent[n], beta[0])
                 if delayed and reset != RESET_NONE:
                     drop = threshold[n] - v_reset[n]
                     worth_now -= drop * a[0, n]
@@ -461,6 +562,57 @@ def backward(
                     grad_voltage0[b, n] -= worth_next / steep
                     grad_coefficients[3, n] += worth_next / steep
     return guarded, largest
+
+
+@_jit
+def _gather(grad_rows, bins, units, values, lo, hi, begin, beta):
+    """grad_rows[units[e]] += values[e] * beta[bins[e] - begin] for events lo..hi.
+
+    Sorted by unit, so that each row of the gradient is written once for up to four events, and in
+    stripes of neurons that keep ``beta`` and the gradient in the second-level cache.
+    """
+    inputs, size = grad_rows.shape
+    place = np.zeros(inputs + 1, np.int64)
+    for e in range(lo, hi):
+        place[units[e] + 1] += 1
+    for n in range(inputs):
+        place[n + 1] += place[n]
+    rows = np.empty(hi - lo, np.int32)
+    scales = np.empty(hi - lo if values.shape[0] > 0 else 0, grad_rows.dtype)
+    for e in range(lo, hi):
+        j = place[units[e]]
+        rows[j] = bins[e] - begin
+        if values.shape[0] > 0:
+            scales[j] = values[e]
+        place[units[e]] = j + 1  # now the end of this unit's events, the start of the next one's
+    stripe = 256
+    for start in range(0, size, stripe):
+        stop = min(start + stripe, size)
+        first = 0
+        for n in range(inputs):
+            if place[n] > first:
+                _add_rows(grad_rows[n], beta, rows, scales, first, place[n], start, stop)
+                first = place[n]
+
+
+@_jit
+def _worth_of_events(
+    grad_values, grad_changes, weight, bins, units, lo, hi, begin, beta, change_of_beta
+):
+    """What one unit of each input event is worth, and how that changes to the next bin."""
+    if grad_values.size == 0 and grad_changes.size == 0:
+        return
+    e = lo
+    while e < hi:
+        first = e
+        while e < hi and bins[e] == bins[first]:
+            e += 1
+        row = bins[first] - begin
+        if grad_values.size > 0:
+            _dot_rows(weight, units, first, e, beta[row], grad_values)
+        if grad_changes.size > 0:
+            _difference(change_of_beta, beta[row + 1], beta[row])
+            _dot_rows(weight, units, first, e, change_of_beta, grad_changes)
 
 
 @_jit
@@ -486,19 +638,18 @@ def _replay(
         while event < offsets[b + 1] and bins[event] == k:
             event += 1
         if event > first:
-            _add_rows(current, weight, units, values, first, event)
+            _add_rows(current, weight, units, values, first, event, 0, size)
         if input_current.size > 0:
-            for h in range(size):
-                current[h] += input_current[k, b, h]
+            _add(current, input_current[k, b])
         if recurrent.size > 0:
-            _add_rows(current, recurrent, pending, no_values, 0, pending.shape[0])
+            _add_rows(current, recurrent, pending, no_values, 0, pending.shape[0], 0, size)
         if delayed and reset == RESET_ZERO:
             for h in pending:
                 voltage[h] = v_reset[h]
         currents[k - begin] = current
         voltages[k - begin] = voltage
-        for h in range(size):
-            current[h], voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
+        _advance(current, voltage, s, c, m)
+        _scale(current, s)
         if delayed:
             for h in pending:
                 if reset == RESET_SUBTRACT:
