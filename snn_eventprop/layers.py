@@ -145,7 +145,8 @@ class _SpikingNeurons(_Neurons):
             tag=id(self),
             **inputs,
         )
-        self._record = LayerRecord(spikes.units, spikes.offsets, size)
+        if not torch.compiler.is_exporting():
+            self._record = LayerRecord(spikes.units, spikes.offsets, size)
         return spikes
 
 

@@ -265,6 +265,15 @@ def _(
     )
 
 
+def _no_double_backward(ctx, *grads):
+    raise RuntimeError(
+        "EventProp has no second derivative: drop create_graph=True, or compute the inner "
+        "gradient without it"
+    )
+
+
+_backward.register_autograd(_no_double_backward)
+
 _FORWARD_ARGUMENTS = (
     "bins units values offsets raster event_stamps input_current weight recurrent coefficients "
     "v_reset floor current0 voltage0 spikes0 slopes0 steps reset delayed record keep_states tag"
