@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-# The edge rule of SpikeEvents.to_dense: an event at t belongs to bin floor(t / dt + 0.01).
-_EDGE = 0.01
+from snn_eventprop.events import _EDGE  # an event at t belongs to bin floor(t / dt + _EDGE)
 
 _jit = njit(nogil=True, cache=True)
 

@@ -120,9 +120,10 @@ class PackedSpikes:
     @classmethod
     def from_arrays(cls, arrays: Any) -> PackedSpikes:
         """The inverse of ``to_arrays``, from any mapping of names to arrays."""
-        names = tuple(name.decode() for name in arrays["class_names"].tolist())
-        fields = ("times", "units", "offsets", "labels", "speakers")
-        return cls(*(arrays[name] for name in fields), names)
+        return cls(
+            arrays["times"], arrays["units"], arrays["offsets"], arrays["labels"],
+            arrays["speakers"], tuple(name.decode() for name in arrays["class_names"].tolist()),
+        )
 
 
 @dataclass(frozen=True)

@@ -219,11 +219,13 @@ def download(dataset: str, root: str | os.PathLike[str]) -> dict[str, Path]:
     """
     import tonic.datasets
 
-    kind = {"shd": tonic.datasets.SHD, "ssc": tonic.datasets.SSC}[dataset]
-    options: dict[str, dict[str, Any]] = {
-        "shd": {"train": {"train": True}, "test": {"train": False}},
-        "ssc": {split: {"split": split} for split in ("train", "valid", "test")},
-    }[dataset]
+    options: dict[str, dict[str, Any]]
+    if dataset == "shd":
+        kind = tonic.datasets.SHD
+        options = {"train": {"train": True}, "test": {"train": False}}
+    else:
+        kind = tonic.datasets.SSC
+        options = {split: {"split": split} for split in ("train", "valid", "test")}
     folder = Path(root).expanduser() / kind.__name__
     files = {split: folder / f"{dataset}_{split}.h5" for split in options}
     for split, path in files.items():

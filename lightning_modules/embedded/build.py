@@ -9,7 +9,7 @@ and only its increases are stored, a byte each, with 255 for "add 255 and go on"
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +39,23 @@ def encode(packed: PackedSpikes) -> dict[str, np.ndarray]:
     }
 
 
-def main(train: str, test: str, folder: str | None = None) -> None:
+def main() -> None:
     """Write ``twin_train.npz`` and ``twin_test.npz``."""
-    target = Path(folder) if folder else Path(__file__).parent
-    for name, source in (("twin_train.npz", train), ("twin_test.npz", test)):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("train", help="HDF5 file of the training samples")
+    parser.add_argument("test", help="HDF5 file of the test samples")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    for name, source in (("twin_train.npz", options.train), ("twin_test.npz", options.test)):
         packed = read_shd_file(source)
         arrays = encode(packed)
-        again = decode(arrays)
-        if not np.array_equal(again.offsets, packed.offsets):
+        if not np.array_equal(decode(arrays).offsets, packed.offsets):
             raise RuntimeError(f"{source}: events were lost")
-        np.savez_compressed(target / name, **arrays)
-        size = (target / name).stat().st_size
-        print(f"{name}: {len(packed)} samples, {packed.times.size} events, {size} bytes")
+        target = options.folder / name
+        np.savez_compressed(target, **arrays)  # type: ignore[arg-type]
+        size = target.stat().st_size
+        print(f"{target}: {len(packed)} samples, {packed.times.size} events, {size} bytes")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
