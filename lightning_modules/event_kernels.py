@@ -157,21 +157,12 @@ def blend(one, pool, partners, bits, num_units, duration):
 @_jit
 def jitter(times, units, offsets, noise, time_std, unit_std, num_units, duration):
     """Move every event by its own ``noise`` [S] (standard normal): its time by ``time_std`` times
-    that, its unit by ``unit_std`` times that, rounded; then as ``tidy``."""
-    moved_times = np.empty_like(times)
-    moved_units = np.empty_like(units)
-    for k in range(times.size):
-        moved_times[k] = times[k] + np.float32(time_std) * noise[k]
-        moved_units[k] = units[k] + np.int64(np.rint(np.float32(unit_std) * noise[k]))
-    return tidy(moved_times, moved_units, offsets, num_units, duration)
+    that, its unit by ``unit_std`` times that, rounded.
 
-
-@_jit
-def tidy(times, units, offsets, num_units, duration):
-    """Drop events outside ``[0, duration)`` or ``0..num_units - 1``; sort each sample by time.
-
-    Events of equal time keep their order.
+    Events outside ``[0, duration)`` or ``0..num_units - 1`` are then dropped, and each sample is
+    sorted by time; events of equal time keep their order.
     """
+    time_std, unit_std = np.float32(time_std), np.float32(unit_std)
     batch = offsets.size - 1
     out_times = np.empty(times.size, np.float32)
     out_units = np.empty(times.size, np.int64)
@@ -180,20 +171,28 @@ def tidy(times, units, offsets, num_units, duration):
     at = 0
     for b in range(batch):
         begin = at
-        sorted_already = True
+        falls = False
         previous = np.float32(0.0)
         for k in range(offsets[b], offsets[b + 1]):
-            t, u = times[k], units[k]
+            t = times[k] + time_std * noise[k]
+            u = units[k] + np.int64(np.rint(unit_std * noise[k]))
             out_times[at] = t
             out_units[at] = u
             if t >= 0 and t < duration and u >= 0 and u < num_units:
-                sorted_already &= t >= previous
+                falls |= t < previous
                 previous = t
                 at += 1
         out_offsets[b + 1] = at
-        if not sorted_already:
+        if falls:
             _sort(out_times[begin:at], out_units[begin:at])
     return out_times[:at], out_units[:at], out_offsets
+
+
+def tidy(times, units, offsets, num_units, duration):
+    """Drop events outside ``[0, duration)`` or ``0..num_units - 1`` and sort each sample by time;
+    events of equal time keep their order."""
+    still = np.zeros(times.size, np.float32)
+    return jitter(times, units, offsets, still, 0.0, 0.0, num_units, duration)
 
 
 @_jit
