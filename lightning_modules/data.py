@@ -145,6 +145,7 @@ class SpokenDigits(LightningDataModule):
         self.augmentations = [kind(strength) for kind, strength in strengths if strength]
         self.augmentations += augment or []
         self.delay_line = DelayLine(delay_copies, delay_step) if delay_copies else None
+        self._packed: dict[str, PackedSpikes] | None = None
         self._pools: dict[str, SamplePool] | None = None
         self._train_file_speakers: tuple[int, ...] = ()
 
@@ -178,12 +179,14 @@ class SpokenDigits(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Find or download the files, verify and pack them (once per machine)."""
-        self._load()
+        if self._packed is None:
+            self._packed = self._load()
 
     def setup(self, stage: str | None = None) -> None:
         """Load the packed files and split them. ``stage`` does not matter: loading is cheap."""
         if self._pools is None:
-            self._pools = self._split(self._load())
+            self._pools = self._split(self._packed or self._load())
+            self._packed = None
 
     def _load(self) -> dict[str, PackedSpikes]:
         if self.dataset == "twin":

@@ -233,6 +233,12 @@ def download(dataset: str, root: str | os.PathLike[str]) -> dict[str, Path]:
             continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise DataFileError(
+                f"{folder}: cannot write there ({error}); name another folder by --data.root"
+            ) from error
+        try:
             with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
                 archive = path.with_name(path.name + ".zip")
                 if zipfile.is_zipfile(archive):
@@ -254,8 +260,6 @@ def _unzip(archive: Path, name: str, folder: Path) -> None:
 
 def _download_message(path: Path, url: str, error: Exception) -> str:
     by_hand = f"fetch {url}{path.name}.zip elsewhere and put it into {path.parent}"
-    if isinstance(error, PermissionError):
-        return f"{path.parent}: cannot write there ({error}); name another folder by --data.root"
     if isinstance(error, zipfile.BadZipFile):
         return f"{path}.zip: broken archive ({error}); delete it and run again, or {by_hand}"
     if isinstance(error, OSError):

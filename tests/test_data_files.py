@@ -306,6 +306,12 @@ def test_without_network_the_message_says_what_to_do(tmp_path, monkeypatch):
         download("shd", tmp_path)
 
 
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataFileError, match=r"file.SHD: cannot write there.*--data\.root"):
+        download("shd", tmp_path / "file")
+
+
 def test_archive_put_there_by_hand_is_used(site, tmp_path, monkeypatch):
     folder = tmp_path / "data" / "SHD"
     folder.mkdir(parents=True)
