@@ -1,0 +1,192 @@
+"""What a run leaves behind: metrics as CSV, figures, and a checkpoint when it is interrupted."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+
+from lightning_modules import figures
+from lightning_modules.report import console
+
+LAST = "last.ckpt"
+
+
+def checkpoints(folder: Path, monitor: str | None) -> list[Callback]:
+    """``last.ckpt`` after every epoch and, with validation, ``best.ckpt`` by ``monitor``."""
+    common: dict[str, Any] = {
+        "dirpath": folder, "save_top_k": 1, "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+    }  # fmt: skip
+    kept: list[Callback] = [ModelCheckpoint(filename="last", **common)]
+    if monitor:
+        mode = "min" if monitor.endswith("loss") else "max"
+        kept.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common))
+    return kept
+
+
+class ProgressBar(RichProgressBar):
+    """Rich's progress bar; without a terminal, one plain line per epoch."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if console.is_terminal:
+            return
+        shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+        values = trainer.callback_metrics
+        line = "  ".join(f"{name} {values[name].item():.3f}" for name in shown if name in values)
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
+
+
+class History(Callback):
+    """Metrics of each epoch, kept in checkpoints and written to ``metrics.csv``.
+
+    A resumed run goes on with the rows of the run it resumes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self._samples = 0
+        self._start = self._end = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._samples = 0
+        self._start = self._end = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self._samples += len(batch.labels)
+        self._end = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seconds = self._end - self._start
+        row = {
+            "epoch": float(trainer.current_epoch),
+            "step": float(trainer.global_step),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "samples_per_s": self._samples / seconds if seconds > 0 else 0.0,
+        }
+        for name, value in trainer.callback_metrics.items():
+            row[name] = float(value)
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self._write()
+        for logger in trainer.loggers:
+            logger.log_metrics({"samples_per_s": row["samples_per_s"]}, trainer.global_step)
+
+    def samples_per_s(self) -> float | None:
+        """Training throughput, loading included, validation not: the median over epochs."""
+        rates = [row["samples_per_s"] for row in self.rows]
+        return statistics.median(rates) if rates else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with open(self.folder / "metrics.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class Figures(Callback):
+    """PNG figures of a run: learning curves, one sample in the network, confusion matrix."""
+
+    def __init__(self, folder: Path, history: History | None = None) -> None:
+        self.folder = folder
+        self.history = history
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._learning_curves(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._learning_curves(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        names = data.class_names
+        self._save("confusion", figures.confusion(pl_module.confusion.compute().cpu(), names))
+        if data.pools["test"].indices.size == 0:
+            return
+        batch = data.batch("test", [0])
+        events = batch.events.to(pl_module.device)
+        seen = pl_module.network.observe(events)
+        label = int(batch.labels[0])
+        self._save("raster", figures.raster([events, *seen.hidden], f"sample {names[label]!r}"))
+        if seen.trace is not None:
+            dt = events.duration / len(seen.trace)
+            self._save("readout", figures.readout(seen.trace[:, 0].cpu(), dt, names, label))
+        elif seen.output is not None:
+            self._save("readout", figures.raster([seen.output], f"outputs for {names[label]!r}"))
+
+    def _learning_curves(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.history is not None and self.history.rows:
+            self._save("learning_curves", figures.learning_curves(self.history.rows))
+
+    def _save(self, name: str, figure: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.folder / f"{name}.png", dpi=120)
+
+
+class Interrupt(Callback):
+    """Ctrl-C stops after the batch under way and leaves a checkpoint to resume from.
+
+    A second Ctrl-C stops at once; then the checkpoint is that of the last full epoch.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._asked = False
+        self._previous: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        try:
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+        except ValueError:  # signals belong to the main thread; elsewhere Ctrl-C is not ours
+            self._previous = None
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("\nstopping after this batch (Ctrl-C again: at once)", flush=True)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self._asked:
+            trainer.save_checkpoint(self.folder / LAST)
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: Trainer, *args: Any) -> None:
+        self._restore()
+        if self._asked and (self.folder / LAST).exists():
+            console.print(f"checkpoint: {self.folder / LAST}; go on with --ckpt_path last")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None

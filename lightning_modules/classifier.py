@@ -1,0 +1,156 @@
+"""``SpikingClassifier``: loss, optimiser and metrics around the reference network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from lightning_modules.loader import Batch
+from lightning_modules.metrics import SilentShare, SpikesPerNeuron
+from lightning_modules.network import Method, NetworkOptions, Outcome, build_network
+from snn_eventprop import SpikeEvents, diagnostics
+from snn_eventprop.losses import ClassificationLoss, SumExpLoss
+from snn_eventprop.regularizers import SpikeCountRegularizer
+
+STAGES = ("train", "val", "test")
+VOICES = ("seen", "unseen")  # test speakers that are, or are not, in the training file
+
+
+class SpikingClassifier(LightningModule):
+    """A network of spiking neurons that names what it hears.
+
+    Args:
+        num_inputs: input units.
+        num_classes: number of classes.
+        method: how gradients are made. "eventprop": exact event-based gradients.
+        network: sizes, constants and initial weights of the network.
+        loss: a loss of snn_eventprop.losses by its class name, say SumLoss. Default: SumExpLoss.
+        lr: learning rate of Adam.
+        weight_decay: decoupled weight decay (AdamW) of the weights, per step in units of lr.
+        rate_strength: strength of the spike-count penalty on every hidden layer; 0: off.
+        rate_target: spikes per neuron and sample that the penalty aims at.
+
+    Raises:
+        ValueError: an argument out of range, or (on loading) a checkpoint of another network.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int = 700,
+        num_classes: int = 20,
+        method: Method = "eventprop",
+        network: NetworkOptions = NetworkOptions(),  # noqa: B008 (frozen)
+        loss: ClassificationLoss | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        rate_strength: float = 0.0,
+        rate_target: float = 14.0,
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"lr must be positive, got {lr!r}")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay must be 0 or positive, got {weight_decay!r}")
+        self.save_hyperparameters()
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.loss = loss or SumExpLoss()
+        self.network: Any = build_network(method, num_inputs, num_classes, network, self.loss)
+        self.rate_penalty = SpikeCountRegularizer(rate_target, rate_strength)
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_": _stage_metrics(num_classes, network.hidden) for stage in STAGES}
+        )
+        self.voices = nn.ModuleDict(
+            {voices: MulticlassAccuracy(num_classes, average="micro") for voices in VOICES}
+        )
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+
+    def forward(self, events: SpikeEvents) -> Outcome:
+        return self.network(events)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, outcome = self._step("train", batch)
+        if self.rate_penalty.strength:
+            for counts in outcome.counts:
+                loss = loss + self.rate_penalty(counts)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step("val", batch)
+
+    def on_test_start(self) -> None:
+        self.confusion.reset()
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._seen = torch.tensor(datamodule.test_seen_speakers, device=self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        _, outcome = self._step("test", batch)
+        self.confusion.update(outcome.logits, batch.labels)
+        seen = torch.isin(batch.speakers, self._seen)
+        for voices, chosen in (("seen", seen), ("unseen", ~seen)):
+            if chosen.any():
+                metric: Any = self.voices[voices]
+                metric.update(outcome.logits[chosen], batch.labels[chosen])
+                self.log(f"test/accuracy_{voices}", metric, on_step=False, on_epoch=True)
+
+    def _step(self, stage: str, batch: Batch) -> tuple[Tensor, Outcome]:
+        """Loss and outcome of a batch, with its metrics updated and logged."""
+        outcome = self.network(batch.events)
+        loss = self.loss.from_logits(outcome.logits, batch.labels)
+        metrics: Any = self.metrics[f"{stage}_"]  # nn.ModuleDict has a method "train"
+        metrics["accuracy"].update(outcome.logits, batch.labels)
+        for layer, counts in enumerate(outcome.counts):
+            metrics[f"spikes_per_neuron_{layer}"].update(counts)
+            metrics[f"silent_share_{layer}"].update(counts)
+        log: Any = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
+        self.log(f"{stage}/loss", loss, prog_bar=stage != "test", **log)
+        for name, metric in metrics.items():
+            bar = name == "accuracy" and stage != "test"
+            self.log(f"{stage}/{name}", metric, prog_bar=bar, **log)
+        return loss, outcome
+
+    def on_after_backward(self) -> None:
+        guarded = sum(layer.guarded for layer in diagnostics.collect(self.network).values())
+        self.log(
+            "train/guarded_spikes", float(guarded), on_step=False, on_epoch=True,
+            reduce_fx="sum", batch_size=1,
+        )  # fmt: skip
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        named = list(self.network.named_parameters())
+        weights = [p for name, p in named if name.endswith("weight")]
+        constants = [p for name, p in named if not name.endswith("weight")]
+        return torch.optim.AdamW(
+            [
+                {"params": weights, "weight_decay": self.weight_decay},
+                {"params": constants, "weight_decay": 0.0},
+            ],
+            lr=self.lr,
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what differs before torch lists every tensor."""
+        theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
+        ours = {name: tuple(t.shape) for name, t in self.state_dict().items()}
+        for name in [*ours, *theirs]:
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"the checkpoint is of another network: {name} has shape "
+                    f"{theirs.get(name, 'none')} there and {ours.get(name, 'none')} here; use the "
+                    "options it was trained with (--config with the config.yaml of its run)"
+                )
+
+
+def _stage_metrics(num_classes: int, hidden: list[int]) -> nn.ModuleDict:
+    metrics: dict[str, Metric] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro")
+    }
+    for layer, size in enumerate(hidden):
+        metrics[f"spikes_per_neuron_{layer}"] = SpikesPerNeuron(size)
+        metrics[f"silent_share_{layer}"] = SilentShare(size)
+    return nn.ModuleDict(metrics)

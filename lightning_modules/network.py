@@ -1,0 +1,210 @@
+"""The reference network: hidden LIF layers and a leaky-integrator (or spiking) readout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
+from snn_eventprop.losses import ClassificationLoss
+
+Method = Literal["eventprop"]
+
+
+class Outcome(NamedTuple):
+    """What a network made of a batch.
+
+    Attributes:
+        logits: [B, O] class scores.
+        counts: one [B, N] per hidden layer: spikes of each neuron, differentiable.
+    """
+
+    logits: Tensor
+    counts: list[Tensor]
+
+
+class Observation(NamedTuple):
+    """Everything a figure of single samples wants, without gradients.
+
+    Attributes:
+        hidden: spikes of each hidden layer.
+        trace: [T, B, O] readout membranes; None if the readout spikes.
+        output: spikes of the readout; None if it does not.
+    """
+
+    hidden: list[SpikeEvents]
+    trace: Tensor | None
+    output: SpikeEvents | None
+
+
+class Network(Protocol):
+    """What the classifier asks of a network, whatever its training method."""
+
+    def __call__(self, events: SpikeEvents) -> Outcome: ...
+
+    def observe(self, events: SpikeEvents) -> Observation: ...
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The reference network's sizes, constants and initial weights.
+
+    Args:
+        hidden: neurons of each hidden layer.
+        recurrent: connect each hidden layer to itself.
+        recurrent_diagonal: whether neurons also connect to themselves.
+        tau_mem: membrane time constant of hidden neurons in s.
+        tau_syn: synaptic time constant of hidden neurons in s.
+        heterogeneous: start each hidden neuron with time constants drawn from a Gamma
+            distribution of shape 3 with the means above, clipped to [1 ms, 3 means].
+        threshold: of hidden neurons.
+        learn_tau_mem: train the membrane time constants of hidden neurons.
+        learn_tau_syn: train their synaptic time constants.
+        learn_threshold: train their thresholds.
+        readout_tau_mem: membrane time constant of the readout in s.
+        readout_tau_syn: synaptic time constant of the readout in s.
+        solver: "grid" (bins of dt) or "exact" (continuous time).
+        dt: bin width of the grid, and of readout traces, in s.
+        grazing_guard: see EventPropLIF; 0 switches it off.
+        input_mean: mean of the initial weights into the first hidden layer.
+        input_std: their standard deviation.
+        hidden_mean: mean of the initial weights between hidden layers; None: 21 / neurons below.
+        hidden_std: their standard deviation; None: 7 / neurons below.
+        recurrent_std: standard deviation of the initial recurrent weights (mean 0).
+        readout_mean: mean of the initial weights into the readout.
+        readout_std: their standard deviation.
+    """
+
+    hidden: list[int] = field(default_factory=lambda: [256])
+    recurrent: bool = True
+    recurrent_diagonal: bool = True
+    tau_mem: float = 20e-3
+    tau_syn: float = 5e-3
+    heterogeneous: bool = False
+    threshold: float = 1.0
+    learn_tau_mem: bool = False
+    learn_tau_syn: bool = False
+    learn_threshold: bool = False
+    readout_tau_mem: float = 20e-3
+    readout_tau_syn: float = 5e-3
+    solver: Literal["grid", "exact"] = "grid"
+    dt: float = 1e-3
+    grazing_guard: float = 0.05
+    input_mean: float = 0.03
+    input_std: float = 0.01
+    hidden_mean: float | None = None
+    hidden_std: float | None = None
+    recurrent_std: float = 0.02
+    readout_mean: float = 0.0
+    readout_std: float = 0.03
+
+
+class EventPropNetwork(nn.Module):
+    """Hidden ``EventPropLIF`` layers and an ``EventPropLI`` readout, on events throughout.
+
+    The readout is what the loss reads: closed-form time averages where there are such, membrane
+    traces otherwise, and spiking outputs for losses on spike times.
+
+    Args:
+        num_inputs: input units.
+        num_classes: outputs.
+        options: everything else.
+        loss: the loss that will read the outputs.
+    """
+
+    def __init__(
+        self, num_inputs: int, num_classes: int, options: NetworkOptions, loss: ClassificationLoss
+    ) -> None:
+        super().__init__()
+        if not options.hidden or min(options.hidden) < 1:
+            raise ValueError(
+                f"hidden must list one positive size for each layer, got {options.hidden}"
+            )
+        self.loss = loss
+        sizes = [num_inputs, *options.hidden]
+        self.hidden = nn.ModuleList(
+            _hidden_layer(sizes[i], sizes[i + 1], first=i == 0, options=options)
+            for i in range(len(options.hidden))
+        )
+        constants: Any = {
+            "tau_mem": options.readout_tau_mem, "tau_syn": options.readout_tau_syn,
+            "dt": options.dt,
+        }  # fmt: skip
+        if loss.reads == "spikes":
+            self.readout: EventPropLIF | EventPropLI = EventPropLIF(
+                sizes[-1], num_classes, solver=options.solver,
+                grazing_guard=options.grazing_guard, **constants,
+            )  # fmt: skip
+        else:
+            self.readout = EventPropLI(sizes[-1], num_classes, **constants)
+        self.readout.reset_parameters(options.readout_mean, options.readout_std)
+
+    def forward(self, events: SpikeEvents) -> Outcome:
+        spikes = self._hidden_spikes(events)
+        counts = [layer.counts() for layer in spikes]
+        if isinstance(self.readout, EventPropLI) and self.loss.weighting is not None:
+            averages = self.readout.integral(spikes[-1], self.loss.weighting)
+            return Outcome(self.loss.scale * averages, counts)
+        return Outcome(self.loss.logits(self.readout(spikes[-1])), counts)
+
+    @torch.no_grad()
+    def observe(self, events: SpikeEvents) -> Observation:
+        spikes = self._hidden_spikes(events)
+        readout = self.readout(spikes[-1])
+        if isinstance(readout, SpikeEvents):
+            return Observation(spikes, None, readout)
+        return Observation(spikes, readout, None)
+
+    def _hidden_spikes(self, events: SpikeEvents) -> list[SpikeEvents]:
+        spikes = [events]
+        for layer in self.hidden:
+            spikes.append(layer(spikes[-1]))
+        return spikes[1:]
+
+
+def _hidden_layer(
+    inputs: int, size: int, *, first: bool, options: NetworkOptions
+) -> EventPropLIF:
+    tau_mem, tau_syn = options.tau_mem, options.tau_syn
+    layer = EventPropLIF(
+        inputs, size,
+        recurrent=options.recurrent,
+        recurrent_diagonal=options.recurrent_diagonal,
+        tau_mem=_gamma(tau_mem, size) if options.heterogeneous else tau_mem,
+        tau_syn=_gamma(tau_syn, size) if options.heterogeneous else tau_syn,
+        threshold=options.threshold,
+        learn_tau_mem=options.learn_tau_mem,
+        learn_tau_syn=options.learn_tau_syn,
+        learn_threshold=options.learn_threshold,
+        solver=options.solver,
+        dt=options.dt,
+        grazing_guard=options.grazing_guard,
+    )  # fmt: skip
+    mean, std = (
+        (options.input_mean, options.input_std)
+        if first
+        else (options.hidden_mean, options.hidden_std)
+    )
+    layer.reset_parameters(mean, std, options.recurrent_std)
+    return layer
+
+
+def _gamma(mean: float, size: int, shape: float = 3.0) -> Tensor:
+    draw = torch.distributions.Gamma(shape, shape / mean).sample((size,))
+    return draw.clamp(1e-3, 3 * mean)
+
+
+def build_network(
+    method: Method,
+    num_inputs: int,
+    num_classes: int,
+    options: NetworkOptions,
+    loss: ClassificationLoss,
+) -> Network:
+    """The reference network, to be trained by ``method``."""
+    if method != "eventprop":
+        raise ValueError(f"method must be 'eventprop', got {method!r}")
+    return EventPropNetwork(num_inputs, num_classes, options, loss)

@@ -1,0 +1,57 @@
+"""The final summary of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+
+_ROWS = (
+    ("accuracy, test", "test/accuracy", "{:.3f}"),
+    ("accuracy, voices heard in training", "test/accuracy_seen", "{:.3f}"),
+    ("accuracy, voices never heard", "test/accuracy_unseen", "{:.3f}"),
+    ("accuracy, validation", "val/accuracy", "{:.3f}"),
+    ("loss, test", "test/loss", "{:.3f}"),
+)
+
+
+def summary(results: Mapping[str, float], title: str) -> Table:
+    """A table of what a test (and the training before it) found.
+
+    Args:
+        results: metrics by name, as logged by ``SpikingClassifier``; absent ones are left out.
+        title: heading of the table.
+    """
+    table = Table(title=title, show_header=False)
+    for label, name, form in _ROWS:
+        if name in results:
+            table.add_row(label, form.format(results[name]))
+    for name, value in results.items():
+        stem, _, layer = name.rpartition("_")
+        if stem == "test/spikes_per_neuron":
+            table.add_row(f"spikes per neuron and sample, hidden layer {layer}", f"{value:.1f}")
+        if stem == "test/silent_share":
+            table.add_row(f"silent neurons, hidden layer {layer}", f"{value:.1%}")
+    if "samples_per_s" in results:
+        table.add_row("training samples/s", f"{results['samples_per_s']:,.0f}")
+    table.add_row("peak memory of the process", f"{peak_memory() / 2**20:,.0f} MiB")
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        table.add_row(
+            "peak memory on the GPU", f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
+        )
+    return table
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

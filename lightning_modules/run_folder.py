@@ -1,0 +1,70 @@
+"""Where a run keeps its files: ``runs/0001`` and so on, or a folder of the user's."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+RUNS = Path("runs")
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+def new_run(folder: str | None) -> Path:
+    """The folder ``folder``, or the next number under ``runs``, made if it is not there."""
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return Path(folder)
+    RUNS.mkdir(exist_ok=True)
+    number = max((int(p.name) for p in RUNS.iterdir() if p.name.isdigit()), default=0)
+    while True:
+        number += 1
+        run = RUNS / f"{number:04d}"
+        try:
+            run.mkdir()
+        except FileExistsError:  # another process was faster
+            continue
+        return run
+
+
+def find_checkpoint(name: str, folder: str | None = None) -> Path:
+    """The checkpoint ``name``: a path, or "last" or "best" of a run.
+
+    Args:
+        name: path of a file, "last" or "best".
+        folder: the run; None: the one under ``runs`` that was last active.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if name not in ("last", "best"):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"no checkpoint {name!r}; give a file, 'last' or 'best'")
+        return Path(name)
+    if folder is not None:
+        found = list(Path(folder).glob(f"{CHECKPOINTS}/{name}.ckpt"))
+    else:
+        found = list(RUNS.glob(f"*/{CHECKPOINTS}/{name}.ckpt"))
+    if not found:
+        raise FileNotFoundError(
+            f"no {CHECKPOINTS}/{name}.ckpt in {folder or RUNS}; name another run with --run_dir, "
+            "or give the checkpoint's path"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def resumed(args: list[str]) -> list[str]:
+    """Arguments that go on with a run in its folder, for arguments with ``--ckpt_path last``.
+
+    The run's own configuration comes first, so that what ``args`` say goes before it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--run_dir")
+    known, _ = parser.parse_known_args(args)
+    if known.ckpt_path not in ("last", "best"):
+        return args
+    checkpoint = find_checkpoint(known.ckpt_path, known.run_dir)
+    run = checkpoint.parent.parent
+    config = ["--config", str(run / CONFIG)] if (run / CONFIG).exists() else []
+    return [*config, *args, "--ckpt_path", str(checkpoint), "--run_dir", str(run)]
