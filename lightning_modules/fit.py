@@ -130,6 +130,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         "The '.*_dataloader' does not have many workers",  # loading needs none
+        "Total length of `list` across ranks is zero",  # no validation, as asked
+        "Attribute 'loss' is an instance of `nn.Module`",  # kept so that checkpoints load
         "The number of training batches",  # on log_every_n_steps, for small sets
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning against newer torch
         "Checkpoint directory .* exists and is not empty",  # on resuming, as it should

@@ -1,0 +1,236 @@
+"""Training runs from the command line's entry points: what they leave, resuming, interrupts."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+
+from lightning_modules import callbacks, evaluate, fit, wandb_mode
+from lightning_modules.configs_by_name import config_names
+from lightning_modules.metrics import SilentShare, SpikesPerNeuron
+
+TINY = [
+    "--config", "tiny", "--trainer.enable_progress_bar", "false", "--data.limit_samples", "48",
+    "--data.batch_size", "16", "--data.duration", "0.4",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Runs are made in a folder of the test's own, without a W&B account."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def weights(run: str, name: str = "last") -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(f"{run}/checkpoints/{name}.ckpt", weights_only=True)
+    return checkpoint["state_dict"]
+
+
+def assert_same_weights(one: str, other: str) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def rows(run: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(run, "metrics.csv").open()))
+
+
+def test_a_run_leaves_checkpoints_metrics_config_and_figures(capsys):
+    results = fit.main(TINY)
+    run = Path("runs/0001")
+    for name in (
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "metrics.csv",
+        "learning_curves.png", "raster.png", "readout.png", "confusion.png",
+    ):  # fmt: skip
+        assert (run / name).stat().st_size > 0, name
+    for name in (
+        "test/accuracy", "test/accuracy_seen", "test/accuracy_unseen", "val/accuracy",
+        "test/spikes_per_neuron_0", "test/silent_share_0", "samples_per_s",
+    ):  # fmt: skip
+        assert np.isfinite(results[name]), name
+    found = rows("runs/0001")
+    assert [row["epoch"] for row in found] == ["0.0", "1.0"]
+    assert {"train/loss", "train/accuracy", "val/loss", "train/guarded_spikes"} <= found[0].keys()
+    table = capsys.readouterr().out
+    for words in ("never heard", "spikes per neuron", "samples/s", "peak memory"):
+        assert words in table
+
+
+def test_training_lowers_the_loss():
+    fit.main([*TINY, "--trainer.max_epochs", "8", "--model.lr", "5e-3", "--test", "false"])
+    losses = [float(row["train/loss"]) for row in rows("runs/0001")]
+    assert losses[-1] < 0.98 * losses[0]
+
+
+def test_evaluate_finds_what_the_run_found():
+    results = fit.main(TINY)
+    again = evaluate.evaluate("best")
+    for name, value in again.items():
+        assert value == pytest.approx(results[name], rel=1e-6), name
+    assert Path("runs/0001/evaluate/confusion.png").exists()
+
+
+def test_same_seed_same_weights_and_another_seed_others():
+    for run, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        fit.main([*TINY, "--run_dir", run, "--seed_everything", seed, "--test", "false"])
+    assert_same_weights("a", "b")
+    name = "network.readout.weight"
+    assert not torch.equal(weights("a")[name], weights("c")[name])
+
+
+def test_a_saved_config_repeats_its_run():
+    options = ["--model.network.hidden", "[7, 5]", "--model.loss", "SumLoss", "--test", "false"]
+    fit.main([*TINY, *options, "--run_dir", "a"])
+    fit.main(["--config", "a/config.yaml", "--run_dir", "b"])
+    assert_same_weights("a", "b")
+
+
+def test_resuming_ends_with_the_weights_of_one_long_run():
+    augmented = [*TINY, "--data.channel_shift", "20", "--test", "false"]
+    fit.main([*augmented, "--run_dir", "long", "--trainer.max_epochs", "4"])
+    fit.main([*augmented, "--run_dir", "short"])
+    fit.main(["--run_dir", "short", "--ckpt_path", "last", "--trainer.max_epochs", "4"])
+    assert_same_weights("long", "short")
+    assert [row["train/loss"] for row in rows("short")] == [
+        row["train/loss"] for row in rows("long")
+    ]
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_weights(step, monkeypatch, capsys):
+    """Three batches an epoch: in the middle of an epoch, at its end, in the second epoch."""
+    augmented = [*TINY, "--data.channel_shift", "20", "--test", "false"]
+    fit.main([*augmented, "--run_dir", "whole"])
+
+    original = callbacks.History.on_train_batch_end
+
+    def press_ctrl_c(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.History, "on_train_batch_end", press_ctrl_c)
+        # As the interrupt's own hook comes first, it acts one batch later.
+        with pytest.raises(SystemExit):
+            fit.main([*augmented, "--run_dir", "cut"])
+    assert "--ckpt_path last" in capsys.readouterr().out
+    checkpoint = torch.load("cut/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == step + 1
+    fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
+    assert_same_weights("whole", "cut")
+
+
+def test_last_without_a_run_says_so():
+    with pytest.raises(SystemExit, match=r"no checkpoints/last\.ckpt in runs"):
+        fit.main(["--ckpt_path", "last"])
+
+
+def test_checkpoint_of_another_network_is_refused():
+    fit.main([*TINY, "--test", "false"])
+    with pytest.raises(ValueError, match=r"of another network: .* \(16, 700\) there and \(9, 700\)"):
+        fit.main(
+            [*TINY, "--model.network.hidden", "[9]", "--ckpt_path",
+             "runs/0001/checkpoints/last.ckpt"]
+        )  # fmt: skip
+
+
+def test_without_validation_the_last_checkpoint_is_tested():
+    results = fit.main([*TINY, "--data.val_fraction", "0"])
+    assert not Path("runs/0001/checkpoints/best.ckpt").exists()
+    assert "val/accuracy" not in results and "test/accuracy" in results
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["SumLoss", "SumExpLoss", "LinearLoss", "SigmoidLoss", "MaxLoss", "StepCrossEntropyLoss",
+     "FirstSpikeLoss"],
+)  # fmt: skip
+def test_every_loss_trains_from_the_command_line(loss):
+    results = fit.main([*TINY, "--model.loss", loss, "--trainer.max_epochs", "1"])
+    assert np.isfinite(results["test/loss"])
+    assert Path("runs/0001/readout.png").exists()
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_config_builds(name):
+    cli = fit.FitCLI(["--config", name])
+    assert cli.model.network is not None
+    assert cli.trainer.max_epochs >= 1
+
+
+def test_configs_compose_and_later_ones_win():
+    Path("mine.yaml").write_text("model:\n  lr: 0.5\n  network:\n    tau_mem: 0.04\n")
+    cli = fit.FitCLI(["--config", "tiny", "--config", "mine.yaml", "--model.lr", "0.25"])
+    assert cli.model.lr == 0.25
+    assert cli.model.network.hidden[0].tau_mem.item() == pytest.approx(0.04)
+    assert cli.model.network.hidden[0].out_features == 16
+
+
+def test_an_unknown_config_lists_the_shipped_ones(capsys):
+    with pytest.raises(SystemExit):
+        fit.FitCLI(["--config", "defualt"])
+    assert "default, tiny" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_every_option_has_a_line_of_help():
+    parser = fit.FitCLI(["--config", "tiny"]).parser
+    groups = ("--model", "--data", "--run_dir", "--ckpt_path", "--wandb", "--monitor", "--test")
+    own = [
+        action for action in parser._actions
+        if action.option_strings and action.option_strings[0].startswith(groups)
+    ]  # fmt: skip
+    assert len(own) > 50
+    for action in own:
+        assert action.help and len(action.help) > 8, action.option_strings
+
+
+def test_wandb_logs_offline_without_an_account(capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fit.main([*TINY, "--wandb", "true", "--test", "false"])
+    assert "logging offline" in capsys.readouterr().out
+    assert list(Path("runs/0001/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_wandb_is_left_alone_where_its_mode_is_chosen(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode.settle() == "disabled"
+
+
+def test_wandb_goes_offline_where_the_server_cannot_be_reached(monkeypatch, capsys):
+    monkeypatch.setattr(wandb_mode, "getproxies", dict)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        assert wandb_mode.settle() == "online"
+    assert wandb_mode.settle() == "offline"
+    assert "cannot be reached" in capsys.readouterr().out
+
+
+def test_activity_metrics_are_those_of_all_batches_together():
+    rng = np.random.default_rng(0)
+    batches = [rng.poisson(0.3, (size, 11)) for size in (5, 3, 1)]
+    rate, silent = SpikesPerNeuron(11), SilentShare(11)
+    for batch in batches:
+        rate.update(torch.from_numpy(batch))
+        silent.update(torch.from_numpy(batch))
+    together = np.concatenate(batches)
+    assert rate.compute().item() == pytest.approx(together.mean())
+    assert silent.compute().item() == pytest.approx((together.sum(0) == 0).mean())
