@@ -53,7 +53,9 @@ class Network:
                 if weighting is not None:
                     at = (nodes + 1) / 2 * gap
                     course = self._membrane(at[:, None], current, voltage)
-                    total += ((weighting(now + at, layer) * course).sum(1) * weights).sum() * gap / 2
+                    total += (
+                        ((weighting(now + at, layer) * course).sum(1) * weights).sum() * gap / 2
+                    )
                 voltages[layer] = self._membrane(gap, current, voltage)
                 currents[layer] = current * np.exp(-gap / self.tau_syn)
             now += gap

@@ -1,0 +1,13 @@
+"""Optional dependencies."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+
+def require(module: str, *, extra: str) -> None:
+    """Raise ImportError that names the extra, if ``module`` is not installed."""
+    if find_spec(module) is None:
+        raise ImportError(
+            f"{module} is not installed; install it with: pip install 'snn-eventprop[{extra}]'"
+        )

@@ -1,0 +1,169 @@
+"""``LIFCell``, ``LIF``, ``LIFRecurrentCell`` and ``LIFRecurrent`` of Norse, exact gradients."""
+
+from __future__ import annotations
+
+import norse.torch as host
+import torch
+from norse.torch.functional.threshold import threshold as host_threshold
+from norse.torch.module.snn import _merge_states
+from torch import Tensor
+from torch.nn.functional import linear
+
+from .._skin import host_signature, nonnegative
+from ..step import emit, inverse_slopes
+
+_OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
+
+
+class EventPropNeuron:
+    r"""What the four classes share: Norse's Euler step, with the gradient of ``step``.
+
+    .. math::
+        i \leftarrow i + x, \qquad
+        v \leftarrow v + \Delta t\, \tau_m^{-1} (v_\mathrm{leak} - v + i), \qquad
+        i \leftarrow i - \Delta t\, \tau_s^{-1} i
+
+    then v > v_th emits a spike and v becomes v_reset. A mixin in front of the host's class.
+
+    Args (beyond the host's, keyword only):
+        grazing_guard: smallest slope of v at a spike used in the gradient, in units of
+            (v_th - v_leak) * dt * tau_mem_inv per step; 0 switches it off.
+        count_gradient: a loss on spike counts has a zero exact gradient, for spikes move, they do
+            not appear. A positive number adds that share of the surrogate gradient ``p.method``
+            to the exact one, for every layer so built. A heuristic.
+
+    ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.
+    """
+
+    def __init_subclass__(cls) -> None:
+        cls.__signature__ = host_signature(cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS)
+
+    def __init__(
+        self, *args, grazing_guard: float = 0.05, count_gradient: float = 0.0, **kwargs
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
+        self.count_gradient = nonnegative("count_gradient", count_gradient)
+
+    # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
+    # Norse: float32 constants in a float64 model are part of what Norse computes.
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        fields = []
+        for value in self.p:
+            if isinstance(value, torch.nn.Parameter):
+                value.data = fn(value.data).to(value.dtype)
+            elif isinstance(value, Tensor):
+                value = fn(value).to(value.dtype)
+            fields.append(value)
+        self.p = host.LIFParameters(*fields)
+        return self
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "p": tuple(self.p)}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
+
+    def _start(self, input_tensor: Tensor, state):
+        return self.state_fallback(input_tensor) if state is None else state
+
+    def _advance(self, input_tensor: Tensor, state):
+        """One step in the host's order of operations: (spikes, state)."""
+        p, dt = self.p, self.dt
+        sparse = input_tensor.is_sparse
+        recurrent = isinstance(self, (host.LIFRecurrent, host.LIFRecurrentCell))
+        if recurrent:
+            before = state.z.to_dense() if state.z.is_sparse else state.z
+            received = input_tensor.to_dense() if sparse else input_tensor
+            injected = (
+                state.i
+                + linear(received, self.input_weights)
+                + linear(before, self.recurrent_weights)
+            )
+        else:
+            injected = state.i + input_tensor
+        free = state.v + dt * p.tau_mem_inv * ((p.v_leak - state.v) + injected)
+        decayed = injected + -dt * p.tau_syn_inv * injected
+        with torch.no_grad():
+            spikes = (free - p.v_th > 0).to(free.dtype)
+            membrane = (1 - spikes) * free + spikes * p.v_reset
+            per_step = dt * p.tau_mem_inv
+            floor = self.grazing_guard * per_step * (p.v_th - p.v_leak)
+            slope = per_step * (injected - (p.v_th - p.v_leak))
+
+        def recover() -> Tensor:
+            with torch.no_grad():
+                last = state.i / (1 - dt * p.tau_syn_inv)
+                steepness = per_step * (last - (p.v_th - p.v_leak))
+                fired = before != 0 if recurrent else state.v == p.v_reset
+                over = torch.zeros_like(steepness)
+                return inverse_slopes(
+                    fired & (steepness > 0), steepness, over, floor, p.v_th - p.v_reset
+                )
+
+        spikes, membrane = emit(
+            free,
+            state.v,
+            tested=free.detach(),
+            spikes=spikes,
+            membrane=membrane,
+            slope=slope,
+            floor=floor,
+            threshold=p.v_th,
+            v_reset=p.v_reset,
+            reset="immediate",
+            recover=recover,
+            count_slope=self._count_slope(free),
+        )
+        spikes = spikes.to_sparse() if sparse else spikes
+        if recurrent:
+            return spikes, host.LIFState(z=spikes, v=membrane, i=decayed)
+        return spikes, host.LIFFeedForwardState(v=membrane, i=decayed)
+
+    def _sequence(self, input_tensor: Tensor, state):
+        spikes, states = [], []
+        state = self._start(input_tensor, state)
+        for current in input_tensor:
+            out, state = self._advance(current, state)
+            spikes.append(out)
+            if self.record_states:
+                states.append(state)
+        return torch.stack(spikes), _merge_states(states) if self.record_states else state
+
+    def _count_slope(self, free: Tensor) -> Tensor | None:
+        if self.count_gradient == 0 or not torch.is_grad_enabled():
+            return None
+        with torch.enable_grad():
+            shift = (free - self.p.v_th).detach().requires_grad_()
+            spikes = host_threshold(shift, self.p.method, self.p.alpha)
+            (slope,) = torch.autograd.grad(spikes.sum(), shift)
+        return self.count_gradient * slope
+
+
+class LIFCell(EventPropNeuron, host.LIFCell):
+    """``norse.torch.LIFCell``, whose gradient converges to the exact one as dt shrinks."""
+
+    def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
+        return self._advance(input_tensor, self._start(input_tensor, state))
+
+
+class LIFRecurrentCell(EventPropNeuron, host.LIFRecurrentCell):
+    """``norse.torch.LIFRecurrentCell``, gradient exact as dt shrinks."""
+
+    def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
+        return self._advance(input_tensor, self._start(input_tensor, state))
+
+
+class LIF(EventPropNeuron, host.LIF):
+    """``norse.torch.LIF`` over a sequence [T, ...], gradient exact as dt shrinks."""
+
+    def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
+        return self._sequence(input_tensor, state)
+
+
+class LIFRecurrent(EventPropNeuron, host.LIFRecurrent):
+    """``norse.torch.LIFRecurrent`` over a sequence [T, ..., N], gradient exact as dt shrinks."""
+
+    def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
+        return self._sequence(input_tensor, state)

@@ -1,0 +1,258 @@
+"""``Leaky``, ``RLeaky``, ``Synaptic`` and ``RSynaptic`` of snnTorch with exact gradients."""
+
+from __future__ import annotations
+
+import snntorch
+import torch
+from torch import Tensor
+
+from .._skin import host_signature, nonnegative
+from ..step import emit, inverse_slopes
+from ._surrogates import portable
+
+_OWN_ARGUMENTS = ("grazing_guard", "count_gradient", "multi_step")
+
+
+class EventPropNeuron:
+    r"""What the four classes share: snnTorch's step, with the gradient of ``snn_eventprop.step``.
+
+    .. math:: I[k] = \alpha I[k-1] + X[k], \qquad U[k] = \beta U[k-1] + I[k] - R[k]\,\theta
+
+    (alpha = 0 for Leaky.) A mixin in front of the host's class, which keeps constructor,
+    parameters and names.
+
+    Args (beyond the host's, keyword only):
+        grazing_guard: smallest slope of U at a spike used in the gradient, in units of
+            threshold * (1 - beta); 0 switches it off.
+        count_gradient: a loss on spike counts has a zero exact gradient, for spikes move, they do
+            not appear. A positive number adds that share of the surrogate gradient of
+            ``spike_grad`` to the exact one, for every layer so built. A heuristic.
+        multi_step: ``forward`` takes a whole sequence [T, B, ...] instead of one step [B, ...].
+
+    ``spike_grad`` and ``surrogate_disable`` are accepted; without ``count_gradient`` they have no
+    effect. ``inhibition`` raises: the winner of a step has no differentiable time.
+    """
+
+    _states: tuple[str, ...] = ("mem",)
+
+    def __init_subclass__(cls) -> None:
+        cls.__signature__ = host_signature(cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS)
+
+    def __init__(
+        self,
+        *args,
+        grazing_guard: float = 0.05,
+        count_gradient: float = 0.0,
+        multi_step: bool = False,
+        **kwargs,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if self.inhibition:
+            raise ValueError(
+                "inhibition=True has no exact gradient (which neuron is the largest is not a "
+                f"spike time); use snntorch.{type(self).__name__} for this layer"
+            )
+        self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
+        self.count_gradient = nonnegative("count_gradient", count_gradient)
+        self.multi_step = bool(multi_step)
+        self.spike_grad = portable(self.spike_grad)
+
+    # States are plain attributes, not buffers: DDP would broadcast buffers from rank 0.
+    def _init_mem(self) -> None:
+        for name in self._states:
+            setattr(self, name, torch.zeros(0))
+
+    def reset_mem(self) -> Tensor | tuple[Tensor, ...]:
+        """Set all states to zero, keeping their shapes, and return them."""
+        for name in self._states:
+            setattr(self, name, torch.zeros_like(getattr(self, name), requires_grad=False))
+        states = tuple(getattr(self, name) for name in self._states)
+        return states if len(states) > 1 else states[0]
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        for name in self._states:
+            setattr(self, name, fn(getattr(self, name)))
+        return self
+
+    def __getstate__(self) -> dict:
+        """For pickle and deepcopy: states leave their graph."""
+        state = self.__dict__.copy()
+        for name in (*self._states, "reset"):
+            if isinstance(state.get(name), Tensor):
+                state[name] = state[name].detach()
+        return state
+
+    def _start(self, given: dict[str, Tensor | None], like: Tensor) -> None:
+        if self.init_hidden and any(value is not None for value in given.values()):
+            names = ", ".join(name for name, value in given.items() if value is not None)
+            raise TypeError(
+                f"{names} must not be passed while init_hidden=True: the layer keeps its own "
+                "state (clear it with reset_mem())"
+            )
+        for name, value in given.items():
+            if value is not None:
+                setattr(self, name, value)
+            if getattr(self, name).shape != like.shape:
+                setattr(self, name, torch.zeros_like(like))
+
+    def _returned(self, spikes: Tensor):
+        if self.init_hidden and not self.output:
+            return spikes
+        return spikes, *(getattr(self, name) for name in self._states if name != "spk")
+
+    def _call(self, input_: Tensor, **given: Tensor | None):
+        if self.multi_step:
+            return self.sequence(input_, **given)
+        self._start(given, input_)
+        return self._returned(self._advance(input_))
+
+    def sequence(self, input_: Tensor, *, trace: bool = False, **states: Tensor | None):
+        """A whole sequence [T, B, ...] at once; equal to T calls of ``forward``.
+
+        Args:
+            input_: [T, B, ...].
+            trace: return the membrane of every step, [T, B, ...], in place of the last one.
+            states: as for ``forward``.
+
+        Returns:
+            What ``forward`` returns, with spikes [T, B, ...] and the states of the last step.
+        """
+        self._start(states, input_.new_empty(input_.shape[1:]))
+        membranes = []
+        spikes = []
+        for current in input_:
+            spikes.append(self._advance(current))
+            membranes.append(self.mem)
+        returned = self._returned(torch.stack(spikes) if spikes else torch.empty_like(input_))
+        if not trace:
+            return returned
+        history = torch.stack(membranes) if membranes else torch.empty_like(input_)
+        return (*returned[:-1], history) if isinstance(returned, tuple) else (returned, history)
+
+    def _advance(self, input_: Tensor) -> Tensor:
+        """One step in the host's order of operations; spikes before ``graded_spikes_factor``."""
+        beta, threshold, before = self.beta.clamp(0, 1), self.threshold, self.mem
+        has_synapse, subtract = "syn" in self._states, self.reset_mechanism == "subtract"
+        with torch.no_grad():
+            reset = (before - threshold > 0).to(before.dtype)
+        entering = before
+        if self.reset_mechanism == "zero" and isinstance(self, snntorch.Leaky):
+            # The value is reset, the derivative is 1 (see snn_eventprop.step).
+            entering = before + ((1 - reset) * before - before).detach()
+
+        if has_synapse:
+            current = self.alpha.clamp(0, 1) * self.syn + input_
+            if "spk" in self._states:
+                current = current + self.recurrent(self.spk)
+            free = beta * entering + current
+        else:
+            current, free = input_, beta * entering + input_
+            if "spk" in self._states:
+                back = self.recurrent(self.spk)
+                current, free = current + back, free + back
+
+        with torch.no_grad():
+            if subtract:
+                tested = free - reset * threshold
+            elif self.reset_mechanism == "zero" and entering is before:
+                tested = free - free * reset
+            else:
+                tested = free
+            if self.state_quant:
+                tested = self.state_quant(tested)
+            shown = self.state_quant(tested) if self.state_quant else tested
+            spikes = (shown - threshold > 0).to(tested.dtype)
+            membrane = tested
+            if not self.reset_delay and subtract:
+                membrane = tested - (spikes - reset) * threshold
+            elif not self.reset_delay and self.reset_mechanism == "zero":
+                membrane = tested - (spikes - reset) * tested
+        if has_synapse and self.state_quant:
+            current = self.state_quant(current)
+        if self.reset_mechanism == "none":
+            kind = "none"
+        else:
+            kind = "delayed" if self.reset_delay else "immediate"
+        rest = ((1 - beta) * threshold).detach()  # what leaks from V at the threshold per step
+        floor = self.grazing_guard * rest
+        last_current = self.syn if has_synapse else None
+
+        def recover() -> Tensor:
+            with torch.no_grad():
+                over = before - threshold
+                return inverse_slopes(over > 0, last_current - rest, over, floor, threshold)
+
+        spikes, mem = emit(
+            free,
+            before,
+            tested=tested,
+            spikes=spikes,
+            membrane=membrane,
+            slope=current.detach() - rest,
+            floor=floor,
+            threshold=threshold,
+            reset=kind,
+            pending=reset,
+            recover=recover if has_synapse and self.reset_delay else None,
+            count_slope=self._count_slope(shown, threshold),
+        )
+        spikes = spikes * self.graded_spikes_factor
+        self.reset, self.mem = reset, mem
+        if has_synapse:
+            self.syn = current
+        if "spk" in self._states:
+            self.spk = spikes
+        return spikes
+
+    def _count_slope(self, membrane: Tensor, threshold: Tensor) -> Tensor | None:
+        if self.count_gradient == 0 or not torch.is_grad_enabled():
+            return None
+        with torch.enable_grad():
+            shift = (membrane - threshold).detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.spike_grad(shift).sum(), shift)
+        return self.count_gradient * slope
+
+
+class Leaky(EventPropNeuron, snntorch.Leaky):
+    """``snntorch.Leaky``; its gradient is exact for currents that are smooth in time.
+
+    Fed by spikes, U jumps at each input spike and no slope exists: then the gradient is that of
+    the same jumps spread over one bin.
+    """
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None):
+        return self._call(input_, mem=mem)
+
+
+class RLeaky(EventPropNeuron, snntorch.RLeaky):
+    """``snntorch.RLeaky``; see ``Leaky`` for what its gradient means."""
+
+    _states = ("spk", "mem")
+
+    def forward(self, input_: Tensor, spk: Tensor | None = None, mem: Tensor | None = None):
+        return self._call(input_, spk=spk, mem=mem)
+
+
+class Synaptic(EventPropNeuron, snntorch.Synaptic):
+    """``snntorch.Synaptic``, whose gradient converges to the exact one as the step shrinks."""
+
+    _states = ("syn", "mem")
+
+    def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None):
+        return self._call(input_, syn=syn, mem=mem)
+
+
+class RSynaptic(EventPropNeuron, snntorch.RSynaptic):
+    """``snntorch.RSynaptic``, whose gradient converges to the exact one as the step shrinks."""
+
+    _states = ("spk", "syn", "mem")
+
+    def forward(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        syn: Tensor | None = None,
+        mem: Tensor | None = None,
+    ):
+        return self._call(input_, spk=spk, syn=syn, mem=mem)

@@ -1,0 +1,199 @@
+r"""The exact gradient of one grid step, in plain autograd: the dipole rule.
+
+A step-by-step cell computes V[k] = m V[k-1] + c I[k], compares it with the threshold, resets it
+and hands it on. A spike of bin k moves to a later bin when V[k] falls, by 1 / (V' dt) bins per
+unit of V, V' dt = c I[k] - (1 - m) theta being the slope per bin. With G the gradient that
+autograd delivers for the spike output ("what is a spike worth in this bin"), moving the spike by
+one bin is worth G[k+1] - G[k], so dL/dV[k] receives
+
+    first half   +G[k]   / (V' dt)     in the backward of step k
+    second half  -G[k+1] / (V' dt)     in the backward of step k + 1, which knows G[k+1]
+
+and the membrane handed from step k to step k + 1 is all that connects the two. The reset is one
+more receiver of the spike: it injects -(theta - v_reset) into V, where an injection is worth the
+gradient p of the membrane that step k returned, or a = dL/dV[k+1] one step later. Its first half
+scales p, which holds the second half already, by f = 1 - (theta - v_reset) / (V' dt); step k + 1
+therefore divides what it sends by f. Written out, for a neuron that spiked in bin k,
+
+    step k       a[k] = f p + G[k] / (V' dt)
+    step k + 1   p   += m a[k+1] - (G[k+1] - (theta - v_reset) a[k+1]) / (V' dt) / f
+
+in which every factor f cancels: in total
+a[k] = q - (G[k+1] - G[k] - (theta - v_reset) (a[k+1] - q)) / (V' dt), q = m a[k+1] + dL/d(mem).
+
+A spike that is no upward crossing (the membrane was above the threshold before the step, as after
+a reset by subtraction that leaves it there) has no time that V could shift: its slope counts as
+infinite. Crossings always have V' dt >= V[k] - theta, which tells the two apart.
+
+Without a reset the output is no spike but a level, H(V - theta); its exact gradient sits at the
+bins where the level switches: dL/dV[k] += G[k] / |V' dt|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Reset = Literal["none", "delayed", "immediate"]
+
+
+class _Emit(torch.autograd.Function):
+    """Attach the dipole rule to the spikes and the membrane that a host's step has computed."""
+
+    @staticmethod
+    def forward(
+        ctx, free, previous, threshold, v_reset, spikes, membrane, pending, inverse, earlier,
+        counts, reset,
+    ):  # fmt: skip
+        ctx.save_for_backward(threshold, v_reset, spikes, pending, inverse, earlier, counts)
+        ctx.reset = reset
+        # Tensors of their own, neither inputs nor views: hosts detach states in place.
+        return spikes.clone(), membrane.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, worth, p):
+        threshold, v_reset, spikes, pending, inverse, earlier, counts = ctx.saved_tensors
+        _, wants_previous, wants_threshold, wants_v_reset, *_ = ctx.needs_input_grad
+        drop = threshold if v_reset is None else threshold - v_reset
+        moved = worth * inverse if ctx.reset == "none" else (worth - drop * p) * inverse
+        if counts is not None:
+            moved = moved + worth * counts
+        a = p + moved
+        sent = None if earlier is None else (worth - drop * a) * earlier / (1 - drop * earlier)
+
+        # How the membrane after the reset depends on theta and, with the opposite sign, v_reset.
+        # ``p`` of an immediate reset misses what the next step has sent; that step adds it.
+        if ctx.reset == "immediate":
+            direct = p * spikes if sent is None else p * spikes + sent
+        elif ctx.reset == "delayed":
+            direct = a * pending
+        else:
+            direct = torch.zeros_like(a)
+        grad_threshold = grad_v_reset = None
+        if wants_threshold:
+            crossing = -moved if sent is None else sent - moved
+            grad_threshold = (crossing - direct).sum_to_size(threshold.shape)
+        if wants_v_reset:
+            grad_v_reset = direct.sum_to_size(v_reset.shape)
+        grad_previous = -sent if wants_previous and sent is not None else None
+        return a, grad_previous, grad_threshold, grad_v_reset, *(None,) * 7
+
+
+def inverse_slopes(
+    crossing: Tensor, slope: Tensor, over: Tensor, floor: Tensor, drop: Tensor
+) -> Tensor:
+    """1 / (V' dt) where there was an upward crossing, else 0; ``over`` is V[k] - theta."""
+    slope = torch.maximum(slope, floor)
+    # f = 1 - drop / slope may not vanish, or nothing could be sent through it. Moving the slope by
+    # a relative sqrt(eps) bounds both the error so made and the rounding error at sqrt(eps).
+    margin = torch.finfo(slope.dtype).eps ** 0.5
+    slope = torch.where((slope - drop).abs() < margin * drop.abs(), drop * (1 + margin), slope)
+    return torch.where(crossing & (slope >= over), 1 / slope, 0)
+
+
+def remember_spikes(membrane: Tensor, inverse: Tensor) -> None:
+    """Let a differentiable state carry the inverse slopes of the spikes of its step."""
+    membrane.inverse_slopes = inverse  # type: ignore[attr-defined]
+
+
+def _remembered(membrane: Tensor) -> Tensor | None:
+    untouched = torch.compiler.is_compiling() or membrane._version == 0
+    return getattr(membrane, "inverse_slopes", None) if untouched else None
+
+
+def _made_by_a_step(membrane: Tensor) -> bool:
+    """Whether a step lies behind ``membrane``, rather than, say, a trainable initial state."""
+    ahead, seen = [membrane.grad_fn], set()
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "_EmitBackward":
+            return True
+        seen.add(node)
+        ahead.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def earlier_spikes(membrane: Tensor, recover: Callable[[], Tensor] | None = None) -> Tensor | None:
+    """Inverse slopes (0: no spike) of the step that made ``membrane``; None: no gradient to send.
+
+    ``recover`` computes them from the state, for a membrane that has passed through other
+    operations since; None where the state does not tell them.
+
+    Raises:
+        RuntimeError: a step lies behind ``membrane``, but its spikes are unknown.
+    """
+    if not membrane.requires_grad or membrane.is_leaf:
+        return None
+    inverse = _remembered(membrane)
+    if inverse is not None:
+        return inverse
+    if not torch.compiler.is_compiling() and not _made_by_a_step(membrane):
+        return None
+    if recover is not None:
+        return recover()
+    raise RuntimeError(
+        "the membrane passed in is differentiable but is not the tensor that the previous step "
+        "returned, so the slopes of the spikes before are unknown and the gradient would be "
+        "wrong; pass the membrane as it was returned, or detach it"
+    )
+
+
+def emit(
+    free: Tensor,
+    previous: Tensor,
+    *,
+    tested: Tensor,
+    spikes: Tensor,
+    membrane: Tensor,
+    slope: Tensor,
+    floor: Tensor,
+    threshold: Tensor,
+    v_reset: Tensor | None = None,
+    reset: Reset,
+    pending: Tensor | None = None,
+    recover: Callable[[], Tensor] | None = None,
+    count_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Spikes and membrane of one step, with the exact gradient behind them.
+
+    Args (any shape [...]; values as the host library computes them):
+        free: V[k] before any reset, differentiable; its gradient is a[k] = dL/dV[k].
+        previous: membrane that step k - 1 returned, differentiable.
+        tested: V[k] as compared with the threshold.   spikes: ``tested > threshold``, as numbers.
+        membrane: V[k] as returned.
+        slope: V' dt = c I[k] - (1 - m) theta.
+        floor: smallest slope used (the grazing guard); 0 switches it off.
+        threshold, v_reset: broadcast against V; v_reset None is 0.
+        reset: "delayed" acts in step k + 1, "immediate" on the membrane returned.
+        pending: spikes of step k - 1 whose delayed reset acted in this step, as numbers.
+        recover: see ``earlier_spikes``.
+        count_slope: straight-through d(spike)/dV, added to the exact gradient (a heuristic).
+
+    Raises:
+        RuntimeError: ``previous`` needs a gradient, is not what a step returned, and the state
+            does not tell the spikes before.
+    """
+    differentiable = (free, previous, threshold, *(() if v_reset is None else (v_reset,)))
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)):
+        return spikes, membrane
+    earlier = None if reset == "none" else earlier_spikes(previous, recover)
+    with torch.no_grad():
+        drop = threshold if v_reset is None else threshold - v_reset
+        if reset == "none":
+            switched = (spikes != 0) != (previous > threshold)
+            inverse = torch.where(switched, 1 / torch.maximum(slope.abs(), floor), 0)
+        else:
+            inverse = inverse_slopes(spikes != 0, slope, tested - threshold, floor, drop)
+    spikes, membrane = _Emit.apply(
+        free, previous, threshold, v_reset, spikes, membrane, pending, inverse, earlier,
+        count_slope, reset,
+    )  # fmt: skip
+    remember_spikes(membrane, inverse)
+    return spikes, membrane
