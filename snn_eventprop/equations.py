@@ -67,6 +67,18 @@ def slope(drive, threshold, leak):
     return drive - leak * threshold
 
 
+def crossing_slope(slope_at_spike, voltage, threshold):
+    """The slope on a grid, where a spike may be no upward crossing; then it is infinite.
+
+    After a reset by subtraction V can lie above the threshold still, and the next bin spikes
+    whatever its slope: the time of that spike does not depend on V. Of an upward crossing
+    V <= threshold is known of the bin before, and with it slope >= V - threshold of this one.
+    """
+    if slope_at_spike < voltage - threshold:
+        return math.inf
+    return slope_at_spike
+
+
 def guard(slope_at_spike, floor):
     """Slope used in the jump, and whether the guard acted: slopes below ``floor`` are raised to it.
 

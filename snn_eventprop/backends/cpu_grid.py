@@ -24,6 +24,7 @@ RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
 _flow = njit(nogil=True, error_model="numpy")(equations.flow)
 _adjoint_flow = njit(nogil=True, error_model="numpy")(equations.adjoint_flow)
 _slope = njit(nogil=True, error_model="numpy")(equations.slope)
+_crossing_slope = njit(nogil=True, error_model="numpy")(equations.crossing_slope)
 _guard = njit(nogil=True, error_model="numpy")(equations.guard)
 _jump = njit(nogil=True, error_model="numpy")(equations.jump)
 
@@ -267,7 +268,9 @@ def _emit(
         h = fired[j]
         out_bins[j] = k
         out_units[j] = h
-        out_slopes[j] = _slope(c[h] * current[h], threshold[h], one - m[h])
+        out_slopes[j] = _crossing_slope(
+            _slope(c[h] * current[h], threshold[h], one - m[h]), voltage[h], threshold[h]
+        )
         if reset == RESET_SUBTRACT:
             voltage[h] -= threshold[h] - v_reset[h]
         elif reset != RESET_NONE:
@@ -494,17 +497,8 @@ def backward(
                     after = a[p, n]
                     if reset != RESET_NONE:
                         drop = threshold[n] - v_reset[n]
-                        if delayed:
-                            change -= drop * (a[r, n] - a[q, n])
-                            grad_coefficients[3, n] -= a[q, n]
-                        else:
-                            later = m[n] * a[r, n]
-                            if traced and k + 1 < steps:
-                                later += grad_trace[k + 1, b, n]
-                            if k + 2 == steps:
-                                later += grad_last_voltage[b, n]
-                            change -= drop * (later - after)
-                            grad_coefficients[3, n] -= after
+                        change -= drop * (a[q, n] - after)
+                        grad_coefficients[3, n] -= a[q, n] if delayed else after
                     steep, acted = _guard(out_slopes[spike], floor[n])
                     guarded += acted
                     before = _jump(after, steep, change)
@@ -540,27 +534,27 @@ def backward(
             grad_current0[b, h] = beta[0, h]
             grad_voltage0[b, h] = m[h] * a[0, h]
         if spikes0.size > 0:
-            # The second half of the jump of spikes of bin -1: G[-1] goes back through spikes0,
-            # G[0] through the state.
+            # What spikes of bin -1 are worth in bin 0 belongs to their jump. It goes back through
+            # the state as ``snn_eventprop.step`` says; the part of it that the loss pays for the
+            # spike directly is added by ``op.to_raster``.
             for n in range(size):
                 if spikes0[b, n] == 0:
                     continue
-                worth_now, worth_next = zero, zero
+                worth = zero
+                drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
                 if is_recurrent:
-                    worth_now += _dot(recurrent[n], beta[0])
-                    worth_next += _dot(recurrent[n], beta[1])
+                    grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
+                    worth += _dot(recurrent[n], beta[1])
                     _add(grad_recurrent[n], beta[0])
-                if delayed and reset != RESET_NONE:
-                    drop = threshold[n] - v_reset[n]
-                    worth_now -= drop * a[0, n]
-                    worth_next -= drop * a[1, n]
+                if delayed:
                     grad_coefficients[3, n] -= a[0, n]
-                grad_spikes0[b, n] = worth_now
                 if slopes0.size > 0:
                     steep, acted = _guard(slopes0[b, n], floor[n])
                     guarded += acted
-                    grad_voltage0[b, n] -= worth_next / steep
-                    grad_coefficients[3, n] += worth_next / steep
+                    sent = (worth - drop * a[0, n]) / (steep - drop)
+                    grad_voltage0[b, n] -= sent
+                    if delayed:
+                        grad_coefficients[3, n] += sent
     return guarded, largest
 
 

@@ -35,6 +35,7 @@ class GridRun:
     spikes: np.ndarray  # [T, H]
     current: np.ndarray  # [T, H] I after the input of the bin
     entering: np.ndarray  # [T, H] V that enters the bin's flow
+    tested: np.ndarray  # [T, H] V as compared with the threshold
     trace: np.ndarray  # [T, H] V after the reset (before it, where it is delayed)
 
 
@@ -55,7 +56,7 @@ class GridGradients:
 def forward(layer: GridLayer, driven: np.ndarray, current0=None, voltage0=None) -> GridRun:
     """Run one sample; ``driven`` is [T, N]."""
     steps, size = len(driven), len(layer.s)
-    run = GridRun(driven, *(np.zeros((steps, size)) for _ in range(4)))
+    run = GridRun(driven, *(np.zeros((steps, size)) for _ in range(5)))
     current = np.zeros(size) if current0 is None else current0.copy()
     voltage = np.zeros(size) if voltage0 is None else voltage0.copy()
     before = np.zeros(size)  # spikes of the previous bin
@@ -74,6 +75,7 @@ def forward(layer: GridLayer, driven: np.ndarray, current0=None, voltage0=None) 
                 voltage[n] -= layer.threshold[n] - layer.v_reset[n]
             if layer.delayed and before[n] and layer.reset == "zero_all":
                 voltage[n] = layer.v_reset[n]
+            run.tested[k, n] = voltage[n]
             if voltage[n] > layer.threshold[n]:
                 run.spikes[k, n] = 1.0
                 if not layer.delayed and layer.reset == "subtract":
@@ -123,19 +125,18 @@ def backward(
                 # What the spike is worth to each receiver, in the next bin less in this one.
                 change = worth[k + 1, n] - worth[k, n]
                 change += recurrent[n] @ (beta[k + 2] - beta[k + 1])
-                reset_worth = a[1:] if layer.delayed else after
-                change -= drop[n] * (reset_worth[k + 1, n] - reset_worth[k, n])
-                steep, acted = equations.guard(
-                    equations.slope(
-                        layer.c[n] * run.current[k, n], layer.threshold[n], 1 - layer.m[n]
-                    ),
-                    floor[n],
+                change -= drop[n] * (a[k + 1, n] - after[k, n])
+                slope = equations.slope(
+                    layer.c[n] * run.current[k, n], layer.threshold[n], 1 - layer.m[n]
                 )
+                slope = equations.crossing_slope(slope, run.tested[k, n], layer.threshold[n])
+                steep, acted = equations.guard(slope, floor[n])
                 grads.guarded += acted
                 a[k, n] = equations.jump(after[k, n], steep, change)
                 grads.threshold[n] -= a[k, n] - after[k, n]  # the crossing
                 if layer.reset != "none":
-                    grads.threshold[n] -= reset_worth[k, n]  # the size of the reset
+                    felt = a[k + 1, n] if layer.delayed else after[k, n]
+                    grads.threshold[n] -= felt  # the size of the reset
                 a[k, n] += marks[n]
                 grads.recurrent[n] += beta[k + 1]
             beta[k, n], grads.voltage0[n] = equations.adjoint_flow(
