@@ -34,10 +34,16 @@ def checkpoints(folder: Path, monitor: str | None) -> list[Callback]:
 class ProgressBar(RichProgressBar):
     """Rich's progress bar; without a terminal, one plain line per epoch."""
 
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        name, bar, batches, clock, _speed = super().configure_columns(trainer)
+        bar.bar_width = 12  # leaves room for loss and accuracy in 80 columns
+        return [name, bar, batches, clock]
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics
+        short = {name: name.replace("/", "_").replace("accuracy", "acc") for name in metrics}
+        return {short[name]: value for name, value in metrics.items()}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -80,7 +86,8 @@ class History(Callback):
             "samples_per_s": self._samples / seconds if seconds > 0 else 0.0,
         }
         for name, value in trainer.callback_metrics.items():
-            row[name] = float(value)
+            if "/" in name:  # the others are of single batches, for the progress bar
+                row[name] = float(value)
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write()

@@ -75,6 +75,9 @@ class SpikingClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, outcome = self._step("train", batch)
+        accuracy: Any = self.metrics["train_"]["accuracy"]  # type: ignore[index]
+        live = {"loss": loss.detach(), "acc": accuracy.compute()}
+        self.log_dict(live, prog_bar=True, logger=False, batch_size=len(batch.labels))
         if self.rate_penalty.strength:
             for counts in outcome.counts:
                 loss = loss + self.rate_penalty(counts)
@@ -108,9 +111,9 @@ class SpikingClassifier(LightningModule):
             metrics[f"spikes_per_neuron_{layer}"].update(counts)
             metrics[f"silent_share_{layer}"].update(counts)
         log: Any = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
-        self.log(f"{stage}/loss", loss, prog_bar=stage != "test", **log)
+        self.log(f"{stage}/loss", loss, prog_bar=stage == "val", **log)
         for name, metric in metrics.items():
-            bar = name == "accuracy" and stage != "test"
+            bar = stage == "val" and name == "accuracy"
             self.log(f"{stage}/{name}", metric, prog_bar=bar, **log)
         return loss, outcome
 
