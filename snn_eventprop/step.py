@@ -88,12 +88,13 @@ def inverse_slopes(
     crossing: Tensor, slope: Tensor, over: Tensor, floor: Tensor, drop: Tensor
 ) -> Tensor:
     """1 / (V' dt) where there was an upward crossing, else 0; ``over`` is V[k] - theta."""
+    crossing = crossing & (slope >= over)
     slope = torch.maximum(slope, floor)
     # f = 1 - drop / slope may not vanish, or nothing could be sent through it. Moving the slope by
     # a relative sqrt(eps) bounds both the error so made and the rounding error at sqrt(eps).
     margin = torch.finfo(slope.dtype).eps ** 0.5
     slope = torch.where((slope - drop).abs() < margin * drop.abs(), drop * (1 + margin), slope)
-    return torch.where(crossing & (slope >= over), 1 / slope, 0)
+    return torch.where(crossing, 1 / slope, 0)
 
 
 def remember_spikes(membrane: Tensor, inverse: Tensor) -> None:
@@ -113,7 +114,7 @@ def _made_by_a_step(membrane: Tensor) -> bool:
         node = ahead.pop()
         if node is None or node in seen:
             continue
-        if node.name() == "_EmitBackward":
+        if "_EmitBackward" in node.name() or "grid_forward" in node.name():
             return True
         seen.add(node)
         ahead.extend(following for following, _ in node.next_functions)

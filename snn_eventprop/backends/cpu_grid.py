@@ -459,7 +459,7 @@ def backward(
             if k == steps - 1 and k + 1 - begin < SEGMENT:
                 beta[k + 1 - begin : k + 3 - begin] = zero
             while k >= begin:
-                p, q, r = k % 3, (k + 1) % 3, (k + 2) % 3
+                p, q = k % 3, (k + 1) % 3
                 row = k - begin
                 if may_skip and k < steps - 1:
                     target = max(bins[event], begin) if event >= first_event else begin
@@ -538,12 +538,13 @@ def backward(
             # the state as ``snn_eventprop.step`` says; the part of it that the loss pays for the
             # spike directly is added by ``op.to_raster``.
             for n in range(size):
+                if is_recurrent:
+                    grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
                 if spikes0[b, n] == 0:
                     continue
                 worth = zero
                 drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
                 if is_recurrent:
-                    grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
                     worth += _dot(recurrent[n], beta[1])
                     _add(grad_recurrent[n], beta[0])
                 if delayed:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .._skin import host_signature, nonnegative
+from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import emit, inverse_slopes
 from ._surrogates import portable
 
@@ -119,16 +120,80 @@ class EventPropNeuron:
             What ``forward`` returns, with spikes [T, B, ...] and the states of the last step.
         """
         self._start(states, input_.new_empty(input_.shape[1:]))
-        membranes = []
-        spikes = []
-        for current in input_:
-            spikes.append(self._advance(current))
-            membranes.append(self.mem)
-        returned = self._returned(torch.stack(spikes) if spikes else torch.empty_like(input_))
+        if self._fusible(input_):
+            spikes, history = self._run_fused(input_, trace)
+        else:
+            spikes, history = self._run_steps(input_, trace)
+        returned = self._returned(spikes)
         if not trace:
             return returned
-        history = torch.stack(membranes) if membranes else torch.empty_like(input_)
         return (*returned[:-1], history) if isinstance(returned, tuple) else (returned, history)
+
+    def _run_steps(self, input_: Tensor, trace: bool) -> tuple[Tensor, Tensor | None]:
+        spikes, membranes = [], []
+        for current in input_:
+            spikes.append(self._advance(current))
+            if trace:
+                membranes.append(self.mem)
+        empty = torch.empty_like(input_)
+        return (
+            torch.stack(spikes) if spikes else empty,
+            torch.stack(membranes) if membranes else empty,
+        )
+
+    def _fusible(self, input_: Tensor) -> bool:
+        """Whether the engine computes exactly what the steps would."""
+        if (
+            input_.numel() == 0
+            or input_.ndim < 2
+            or input_.dtype not in KERNEL_DTYPES
+            or input_.device.type != "cpu"
+            or self.state_quant
+            or self.count_gradient
+            or self.reset_mechanism == "none"
+        ):
+            return False
+        above = self.mem > self.threshold
+        if not self.reset_delay and (self.reset_mechanism == "subtract" or bool(above.any())):
+            return False  # what is still above after a reset, snnTorch resets again a step later
+        if "spk" not in self._states:
+            return True
+        fired = above if self.reset_delay else self.spk != 0
+        return (
+            isinstance(self.recurrent, torch.nn.Linear)
+            and float(self.graded_spikes_factor) == 1
+            and torch.equal(self.spk, fired.to(self.spk.dtype))
+        )
+
+    def _run_fused(self, input_: Tensor, trace: bool) -> tuple[Tensor, Tensor | None]:
+        alpha = self.alpha.clamp(0, 1) if "syn" in self._states else torch.zeros_like(self.beta)
+        beta = self.beta.clamp(0, 1)
+        recurrent = None
+        if "spk" in self._states:
+            recurrent = self.recurrent.weight.t().contiguous()
+            if self.recurrent.bias is not None:
+                input_ = input_ + self.recurrent.bias
+        before = self.spk if recurrent is not None else None
+        if before is None and self.reset_delay:
+            before = self.mem > self.threshold
+        zero = "zero" if isinstance(self, snntorch.Leaky) or not self.reset_delay else "zero_all"
+        out = run_sequence(
+            input_,
+            s=alpha, c=torch.ones_like(beta), m=beta, threshold=self.threshold,
+            floor=(self.grazing_guard * (1 - beta) * self.threshold).detach(),
+            reset="subtract" if self.reset_mechanism == "subtract" else zero,
+            delayed=self.reset_delay,
+            current0=alpha * self.syn if "syn" in self._states else None,
+            membrane0=self.mem,
+            spikes0=before,
+            recurrent=recurrent, trace=trace, tag=id(self),
+        )  # fmt: skip
+        self.mem = out.membrane
+        if "syn" in self._states:
+            self.syn = out.current
+        if "spk" in self._states:
+            self.spk = out.spikes[-1].clone()
+        return out.spikes * self.graded_spikes_factor, out.trace
 
     def _advance(self, input_: Tensor) -> Tensor:
         """One step in the host's order of operations; spikes before ``graded_spikes_factor``."""
