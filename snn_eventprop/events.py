@@ -317,6 +317,6 @@ class SpikeEvents:
     def __repr__(self) -> str:
         dtype = str(self.times.dtype).removeprefix("torch.")
         return (
-            f"SpikeEvents({len(self)} samples, {self.times.numel()} events, {self.num_units} units, "
-            f"{self.duration:g} s, {dtype}, {self.times.device})"
+            f"SpikeEvents({len(self)} samples, {self.times.numel()} events, "
+            f"{self.num_units} units, {self.duration:g} s, {dtype}, {self.times.device})"
         )

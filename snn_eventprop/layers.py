@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class _Neurons(nn.Module):
     """
 
     dt: float
+    log_tau_mem: Tensor
+    log_tau_syn: Tensor
+    threshold: Tensor
 
     def __init__(
         self,
@@ -130,7 +133,7 @@ class _SpikingNeurons(_Neurons):
         return self.threshold
 
     def _run_grid(
-        self, events: op.Events, steps: int, weight: Tensor, size: int, **inputs: Tensor | None
+        self, events: op.Events, steps: int, weight: Tensor, size: int, **inputs: Any
     ) -> op.GridSpikes:
         coefficients = self._coefficients(size, weight.dtype, self._checked_threshold())
         # The slope per bin of V' = guard * threshold / tau_mem, for which 1 - m stands.
@@ -260,7 +263,7 @@ class EventPropLIF(_SpikingNeurons):
         """Recurrent weights as the kernels read them: [pre, post], diagonal or not."""
         if self.recurrent_weight is None:
             return None
-        weight = self.recurrent_weight
+        weight: Tensor = self.recurrent_weight
         if not self.recurrent_diagonal:
             weight = weight * (1 - torch.eye(self.out_features, device=weight.device)).to(weight)
         return weight.t().contiguous()

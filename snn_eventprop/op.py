@@ -282,7 +282,7 @@ _FORWARD_ARGUMENTS = (
 
 def _setup_context(ctx, inputs, output) -> None:
     given = dict(zip(_FORWARD_ARGUMENTS, inputs, strict=True))
-    stamps, marks, out_bins, out_units, slopes, out_offsets, _, _, _, states = output
+    _, _, out_bins, out_units, slopes, out_offsets, _, _, _, states = output
     ctx.mark_non_differentiable(out_bins, out_units, slopes, out_offsets, states)
     ctx.save_for_backward(
         given["bins"], given["units"], given["values"], given["offsets"], given["input_current"],
@@ -299,7 +299,7 @@ def _autograd_backward(
     grad_trace, _states,
 ):  # fmt: skip
     saved = ctx.saved_tensors
-    bins, units, values, offsets, input_current, weight, recurrent = saved[:7]
+    values, weight = saved[2], saved[5]
     needs = dict(zip(_FORWARD_ARGUMENTS, ctx.needs_input_grad, strict=True))
     want_dense = needs["input_current"] or needs["raster"]
     (

@@ -54,7 +54,8 @@ def run_both(layer, driven, rng, floor=0.05, trace=True, marks=True):
     recurrent = None if layer.recurrent is None else leaf(layer.recurrent)
     coefficients = leaf(np.stack([layer.s, layer.c, layer.m, layer.threshold]))
     raster = leaf(driven)
-    current0, voltage0 = leaf(rng.normal(0, 1, (batch, size))), leaf(rng.normal(0, 0.3, (batch, size)))
+    current0 = leaf(rng.normal(0, 1, (batch, size)))
+    voltage0 = leaf(rng.normal(0, 0.3, (batch, size)))
     worth = np.zeros((steps + 1, batch, size))
     worth[:steps] = rng.normal(0, 1, (steps, batch, size))
     mark_worth = rng.normal(0, 1, (batch, size)) * marks
@@ -123,7 +124,8 @@ def test_backend_equals_reference(kind, recurrent, reset, delayed):
 
 
 def test_backend_equals_reference_over_several_replayed_segments():
-    fired, guarded = run_both(*make_case(steps=2500, density=0.01, batch=3, strength=1.5), floor=1.0)
+    case = make_case(steps=2500, density=0.01, batch=3, strength=1.5)
+    fired, guarded = run_both(*case, floor=1.0)
     assert fired > 100 and guarded > 0
 
 
@@ -212,7 +214,7 @@ def test_gradient_is_that_of_finite_differences_where_no_neuron_spikes():
 
 def test_gradients_are_bitwise_repeatable():
     def gradient():
-        layer, driven, rng = make_case(seed=3, steps=200, batch=9, inputs=30, strength=0.3, size=50)
+        layer, driven, _ = make_case(3, 200, 9, 30, 50, strength=0.3)
         weight = torch.tensor(layer.weight, requires_grad=True)
         out = op.grid_lif(
             op.dense_events(torch.tensor(driven), torch.float64), 200, weight,

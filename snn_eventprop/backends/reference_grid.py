@@ -114,8 +114,10 @@ def backward(
     # Two bins beyond the end are worth nothing.
     beta, a, after = (np.zeros((steps + 2, size)) for _ in range(3))
     grads = GridGradients(
-        np.zeros((inputs, size)), np.zeros((size, size)), *(np.zeros(size) for _ in range(4)),
-        np.zeros((steps, size)), np.zeros(size), np.zeros(size), 0,
+        weight=np.zeros((inputs, size)), recurrent=np.zeros((size, size)),
+        s=np.zeros(size), c=np.zeros(size), m=np.zeros(size), threshold=np.zeros(size),
+        current=np.zeros((steps, size)), current0=np.zeros(size), voltage0=np.zeros(size),
+        guarded=0,
     )  # fmt: skip
     for k in reversed(range(steps)):
         for n in range(size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ def partition(work: np.ndarray, parts: int) -> list[tuple[int, int]]:
         return []
     targets = total[-1] * np.arange(1, parts) / parts
     cuts = np.unique(np.concatenate(([0], np.searchsorted(total, targets) + 1, [len(total)])))
-    return [(int(lo), int(hi)) for lo, hi in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [(int(lo), int(hi)) for lo, hi in itertools.pairwise(cuts)]
 
 
 def over_samples(run: Callable[[int, int], _Result], work: np.ndarray) -> list[_Result]:
