@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import op
-from .step import earlier_spikes, remember_spikes
+from .step import remember_spikes
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -74,6 +74,7 @@ def run_sequence(
     delayed: bool,
     current0: Tensor | None,
     membrane0: Tensor,
+    earlier: Tensor | None = None,
     spikes0: Tensor | None = None,
     recurrent: Tensor | None = None,
     trace: bool = False,
@@ -86,6 +87,7 @@ def run_sequence(
         s, c, m, threshold, v_reset, floor: broadcast against [...] (``v_reset`` has no gradient).
         reset, delayed: as for ``op.grid_lif``.
         current0: [B, ...] I after scaling by s, or None for 0.   membrane0: [B, ...].
+        earlier: ``step.earlier_spikes`` of the membrane that came in.
         spikes0: [B, ...] spikes of the bin before the first one, which reach recurrent synapses
             and delayed resets.
         recurrent: [H, H], one row per presynaptic neuron, H neurons numbered over [...].
@@ -106,7 +108,6 @@ def run_sequence(
     rest = per_neuron(v_reset).detach()
     floors = per_neuron(floor).detach()
     drop = coefficients[3].detach() - rest
-    earlier = earlier_spikes(membrane0) if torch.is_grad_enabled() else None
     voltage0 = per_sample(membrane0)
     before = per_sample(spikes0)
     slopes0 = None

@@ -130,7 +130,7 @@ def earlier_spikes(membrane: Tensor, recover: Callable[[], Tensor] | None = None
     Raises:
         RuntimeError: a step lies behind ``membrane``, but its spikes are unknown.
     """
-    if not membrane.requires_grad or membrane.is_leaf:
+    if not torch.is_grad_enabled() or not membrane.requires_grad or membrane.is_leaf:
         return None
     inverse = _remembered(membrane)
     if inverse is not None:

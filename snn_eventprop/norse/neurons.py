@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .._skin import host_signature, nonnegative
-from ..step import emit, inverse_slopes
+from ..sequence import KERNEL_DTYPES, run_sequence
+from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes
 
 _OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
 
@@ -122,14 +123,65 @@ class EventPropNeuron:
         return spikes, host.LIFFeedForwardState(v=membrane, i=decayed)
 
     def _sequence(self, input_tensor: Tensor, state):
-        spikes, states = [], []
         state = self._start(input_tensor, state)
+        if self._fusible(input_tensor, state):
+            return self._run_fused(input_tensor, state)
+        spikes, states = [], []
         for current in input_tensor:
             out, state = self._advance(current, state)
             spikes.append(out)
-            if self.record_states:
-                states.append(state)
+            states.append(state)
         return torch.stack(spikes), _merge_states(states) if self.record_states else state
+
+    def _fusible(self, input_tensor: Tensor, state) -> bool:
+        """Whether the engine computes exactly what the steps would."""
+        return not (
+            input_tensor.is_sparse
+            or input_tensor.ndim < 2
+            or input_tensor.numel() == 0
+            or input_tensor.dtype not in KERNEL_DTYPES
+            or input_tensor.device.type != "cpu"
+            or self.record_states
+            or self.count_gradient
+            or self.p.v_reset.requires_grad
+            or self.p.v_leak.requires_grad
+        ) and (not hasattr(state, "z") or bool(((state.z == 0) | (state.z == 1)).all()))
+
+    def _run_fused(self, input_tensor: Tensor, state):
+        p, dt = self.p, self.dt
+        recurrent = None
+        current = input_tensor if input_tensor.ndim > 2 else input_tensor.unsqueeze(1)
+        if isinstance(self, host.LIFRecurrent):
+            current = linear(current, self.input_weights).flatten(1, -2)
+            recurrent = self.recurrent_weights.t().contiguous()
+        last, shape = state.i.shape, current.shape[1:]
+
+        def given(value: Tensor) -> Tensor:
+            return value.to(current.dtype).expand(last).reshape(shape)
+
+        earlier = earlier_spikes(state.v)
+        dtype = current.dtype
+        gain = (dt * p.tau_mem_inv).to(dtype)
+        decay = 1 - (dt * p.tau_syn_inv).to(dtype)
+        out = run_sequence(
+            current,
+            s=decay, c=gain, m=1 - gain, threshold=p.v_th - p.v_leak,
+            v_reset=(p.v_reset - p.v_leak).detach(),
+            floor=(self.grazing_guard * gain * (p.v_th - p.v_leak)).detach(),
+            reset="zero", delayed=False,
+            current0=given(state.i), membrane0=given(state.v) - p.v_leak,
+            earlier=None if earlier is None else given(earlier),
+            spikes0=None if recurrent is None else given(state.z),
+            recurrent=recurrent, tag=id(self),
+        )  # fmt: skip
+        spikes = out.spikes.reshape(len(input_tensor), *last)
+        i = (out.current * decay).reshape(last)
+        v = out.membrane.reshape(last) + p.v_leak
+        if out.membrane.requires_grad:
+            remember_spikes(v, out.membrane.inverse_slopes.reshape(last))
+        if recurrent is None:
+            return spikes, host.LIFFeedForwardState(v=v, i=i)
+        return spikes, host.LIFState(z=spikes[-1].clone(), v=v, i=i)
 
     def _count_slope(self, free: Tensor) -> Tensor | None:
         if self.count_gradient == 0 or not torch.is_grad_enabled():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._skin import host_signature, nonnegative
 from ..sequence import KERNEL_DTYPES, run_sequence
-from ..step import emit, inverse_slopes
+from ..step import earlier_spikes, emit, inverse_slopes
 from ._surrogates import portable
 
 _OWN_ARGUMENTS = ("grazing_guard", "count_gradient", "multi_step")
@@ -184,7 +184,7 @@ class EventPropNeuron:
             reset="subtract" if self.reset_mechanism == "subtract" else zero,
             delayed=self.reset_delay,
             current0=alpha * self.syn if "syn" in self._states else None,
-            membrane0=self.mem,
+            membrane0=self.mem, earlier=earlier_spikes(self.mem),
             spikes0=before,
             recurrent=recurrent, trace=trace, tag=id(self),
         )  # fmt: skip
