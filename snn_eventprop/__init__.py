@@ -5,6 +5,17 @@ from __future__ import annotations
 from . import diagnostics
 from .events import SpikeEvents
 from .layers import EventPropLI, EventPropLIF, EventPropNeuron
+from .register import register
+from .swap import swap, unswap
 
-__all__ = ["EventPropLI", "EventPropLIF", "EventPropNeuron", "SpikeEvents", "diagnostics"]
+__all__ = [
+    "EventPropLI",
+    "EventPropLIF",
+    "EventPropNeuron",
+    "SpikeEvents",
+    "diagnostics",
+    "register",
+    "swap",
+    "unswap",
+]
 __version__ = "0.1.0"

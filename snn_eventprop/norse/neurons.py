@@ -43,8 +43,22 @@ class EventPropNeuron:
         self, *args, grazing_guard: float = 0.05, count_gradient: float = 0.0, **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._adopt(grazing_guard, count_gradient)
+
+    @staticmethod
+    def refusal(neuron: torch.nn.Module) -> str | None:
+        """Why this neuron of the host cannot have an exact gradient, if so."""
+        return None
+
+    def _adopt(self, grazing_guard: float, count_gradient: float) -> None:
+        """Turn an instance of the host's class, whose class has been set to ours, into ours."""
         self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
         self.count_gradient = nonnegative("count_gradient", count_gradient)
+
+    def _release(self) -> None:
+        """Undo ``_adopt``."""
+        for name in _OWN_ARGUMENTS:
+            delattr(self, name)
 
     # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
     # Norse: float32 constants in a float64 model are part of what Norse computes.

@@ -48,15 +48,35 @@ class EventPropNeuron:
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if self.inhibition:
-            raise ValueError(
-                "inhibition=True has no exact gradient (which neuron is the largest is not a "
-                f"spike time); use snntorch.{type(self).__name__} for this layer"
-            )
+        refusal = self.refusal(self)
+        if refusal:
+            raise ValueError(f"{refusal}; use snntorch.{type(self).__name__} for this layer")
+        self._adopt(grazing_guard, count_gradient, multi_step)
+
+    @staticmethod
+    def refusal(neuron: snntorch.SpikingNeuron) -> str | None:
+        """Why this neuron of the host cannot have an exact gradient, if so."""
+        if neuron.inhibition:
+            return "inhibition=True has no exact gradient: being the largest is no spike time"
+        return None
+
+    def _adopt(self, grazing_guard: float, count_gradient: float, multi_step: bool = False) -> None:
+        """Turn an instance of the host's class, whose class has been set to ours, into ours."""
         self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
         self.count_gradient = nonnegative("count_gradient", count_gradient)
         self.multi_step = bool(multi_step)
         self.spike_grad = portable(self.spike_grad)
+        for name in self._states:
+            if name in self._buffers:
+                self._non_persistent_buffers_set.discard(name)
+                setattr(self, name, self._buffers.pop(name))
+
+    def _release(self) -> None:
+        """Undo ``_adopt``, but for ``spike_grad``, which is the same function."""
+        for name in _OWN_ARGUMENTS:
+            delattr(self, name)
+        for name in self._states:
+            self.register_buffer(name, self.__dict__.pop(name).detach(), persistent=False)
 
     # States are plain attributes, not buffers: DDP would broadcast buffers from rank 0.
     def _init_mem(self) -> None:
