@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
-# Host module -> (our skin, the neurons it has, the host's modules whose gradient is exact as it is).
+# Host module -> (our skin, the neurons it has, the host's modules that need no swap).
 _HOSTS = {
     "snntorch": (
         "snn_eventprop.snntorch",

@@ -10,7 +10,7 @@ from torch.nn.functional import nll_loss
 from ..losses import SumExpLoss
 
 
-class sum_exp_loss(LossFunctions):  # noqa: N801  (a class in lower case is snnTorch's convention)
+class sum_exp_loss(LossFunctions):
     """Cross-entropy of membranes averaged over time with the decaying weight exp(-t/T).
 
     Args:

@@ -66,6 +66,7 @@ class EventPropNeuron:
         self.count_gradient = nonnegative("count_gradient", count_gradient)
         self.multi_step = bool(multi_step)
         self.spike_grad = portable(self.spike_grad)
+        self._enlist()
         for name in self._states:
             if name in self._buffers:
                 self._non_persistent_buffers_set.discard(name)
@@ -104,6 +105,16 @@ class EventPropNeuron:
                 state[name] = state[name].detach()
         return state
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._enlist()
+
+    def _enlist(self) -> None:
+        """Be on snnTorch's list, by which ``utils.reset`` finds neurons, as a copy too."""
+        known = snntorch.SpikingNeuron.instances
+        if not any(neuron is self for neuron in known):
+            known.append(self)
+
     def _start(self, given: dict[str, Tensor | None], like: Tensor) -> None:
         if self.init_hidden and any(value is not None for value in given.values()):
             names = ", ".join(name for name, value in given.items() if value is not None)
@@ -111,9 +122,9 @@ class EventPropNeuron:
                 f"{names} must not be passed while init_hidden=True: the layer keeps its own "
                 "state (clear it with reset_mem())"
             )
-        for name, value in given.items():
-            if value is not None:
-                setattr(self, name, value)
+        for name in self._states:
+            if given.get(name) is not None:
+                setattr(self, name, given[name])
             if getattr(self, name).shape != like.shape:
                 setattr(self, name, torch.zeros_like(like))
 
@@ -139,6 +150,9 @@ class EventPropNeuron:
         Returns:
             What ``forward`` returns, with spikes [T, B, ...] and the states of the last step.
         """
+        unknown = set(states) - set(self._states)
+        if unknown:
+            raise TypeError(f"unknown states {sorted(unknown)}; this layer has {self._states}")
         self._start(states, input_.new_empty(input_.shape[1:]))
         if self._fusible(input_):
             spikes, history = self._run_fused(input_, trace)
