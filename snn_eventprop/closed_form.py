@@ -1,4 +1,4 @@
-"""Closed-form time averages of a leaky integrator's membrane, as plain differentiable torch."""
+"""A leaky integrator's membrane and its time averages in closed form, as differentiable torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .discretisation import psp_coefficient
 from .events import SpikeEvents
 
 Weighting = Literal["uniform", "exponential", "linear"]
@@ -83,3 +84,51 @@ def mean_membrane(
     response = mean_response(start[:, None], tau_mem, tau_syn, events.duration, weighting)
     each = response.to(weight.dtype) * weight.T[events.units]
     return weight.new_zeros(batch, outputs).index_add(0, events.samples(), each)
+
+
+def membrane_at(
+    times: Tensor, events: SpikeEvents, weight: Tensor, tau_mem: Tensor, tau_syn: Tensor
+) -> Tensor:
+    """V(t) of integrators driven by ``events`` at the requested times, exactly, ``[Q, B, O]``.
+
+    Each event is carried in closed form to the first requested time after it; from there the
+    state steps from one requested time to the next. The cost is that of events plus times.
+
+    Args:
+        times: [Q] ascending, in seconds.
+        events: input spikes of N units; times in seconds, differentiable.
+        weight: [O, N].
+        tau_mem, tau_syn: seconds, scalar or [O].
+
+    Raises:
+        ValueError: times that do not ascend, or are not 1-d.
+    """
+    at = times.detach().double()
+    if at.ndim != 1 or bool((at.diff() < 0).any()):
+        raise ValueError(f"times must be 1-d and ascend, got shape {tuple(times.shape)}")
+    batch, outputs, queries = len(events), weight.shape[0], at.numel()
+    tau_mem, tau_syn = (tau.expand(outputs) for tau in (tau_mem.double(), tau_syn.double()))
+    start = events.times.double()
+    arrival = torch.searchsorted(at, start.detach())
+    heard = (arrival < queries).nonzero()[:, 0]
+    arrival = arrival[heard]
+    gap = (at[arrival] - start[heard])[:, None]
+    rows = weight.T[events.units[heard]].double()
+    place = arrival * batch + events.samples()[heard]
+    zeros = rows.new_zeros(queries * batch, outputs)
+    new_current = zeros.index_add(0, place, rows * torch.exp(-gap / tau_syn))
+    new_voltage = zeros.index_add(0, place, rows * psp_coefficient(gap, tau_mem, tau_syn))
+    new_current = new_current.view(queries, batch, outputs)
+    new_voltage = new_voltage.view(queries, batch, outputs)
+    step = torch.cat([at[:1], at.diff()])[:, None]
+    e_syn, e_mem = torch.exp(-step / tau_syn), torch.exp(-step / tau_mem)
+    psp = psp_coefficient(step, tau_mem, tau_syn)
+    current = voltage = rows.new_zeros(batch, outputs)
+    trace = []
+    for q in range(queries):
+        voltage = e_mem[q] * voltage + psp[q] * current + new_voltage[q]
+        current = e_syn[q] * current + new_current[q]
+        trace.append(voltage)
+    if not trace:
+        return weight.new_zeros(0, batch, outputs)
+    return torch.stack(trace).to(weight.dtype)

@@ -385,8 +385,9 @@ class EventPropLI(_Neurons):
 
     Shapes:
         ``forward``: ``SpikeEvents`` or raster ``[T, B, in_features]`` -> membrane trace ``[T, B,
-        out_features]``, V at the end of each bin. ``integral``: ``SpikeEvents`` -> ``[B,
-        out_features]``, in closed form, at a cost that follows the events alone.
+        out_features]``, V at the end of each bin. Without bins, in closed form: ``sample``, the
+        membrane at times of your choice, and ``integral``, its weighted time average ``[B,
+        out_features]``, at a cost that follows the events alone.
 
     >>> readout = EventPropLI(2, 3)
     >>> events = SpikeEvents.from_list([([0.01, 0.02], [0, 1])], num_units=2, duration=0.1)
@@ -438,6 +439,16 @@ class EventPropLI(_Neurons):
             events, steps, self.weight.t().contiguous(), coefficients, zero, zero,
             raster=raster, event_stamps=stamps, reset="none", record=True, tag=id(self),
         ).trace  # fmt: skip
+
+    def sample(self, events: SpikeEvents, times: Tensor) -> Tensor:
+        """Membrane at the requested times, exactly, ``[Q, B, O]``.
+
+        Args:
+            events: input spikes; their times receive gradients.
+            times: ``[Q]`` ascending, in seconds.
+        """
+        _check_units(self, events)
+        return closed_form.membrane_at(times, events, self.weight, self.tau_mem, self.tau_syn)
 
     def integral(
         self, events: SpikeEvents, weighting: closed_form.Weighting = "uniform"
