@@ -130,19 +130,25 @@ def earlier_spikes(membrane: Tensor, recover: Callable[[], Tensor] | None = None
     Raises:
         RuntimeError: a step lies behind ``membrane``, but its spikes are unknown.
     """
-    if not torch.is_grad_enabled() or not membrane.requires_grad or membrane.is_leaf:
+    if not torch.is_grad_enabled() or not membrane.requires_grad:
+        return None
+    compiling = torch.compiler.is_compiling()
+    # Reentrant checkpointing hands on states as leaves, when it runs a part again in the backward.
+    rerun = membrane.is_leaf and not compiling and torch._C._current_graph_task_id() != -1
+    if membrane.is_leaf and not rerun:
         return None
     inverse = _remembered(membrane)
     if inverse is not None:
         return inverse
-    if not torch.compiler.is_compiling() and not _made_by_a_step(membrane):
+    if not compiling and not rerun and not _made_by_a_step(membrane):
         return None
     if recover is not None:
         return recover()
     raise RuntimeError(
         "the membrane passed in is differentiable but is not the tensor that the previous step "
         "returned, so the slopes of the spikes before are unknown and the gradient would be "
-        "wrong; pass the membrane as it was returned, or detach it"
+        "wrong; pass the membrane as it was returned, or detach it (and checkpoint with "
+        "use_reentrant=False)"
     )
 
 

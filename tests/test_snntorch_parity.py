@@ -9,9 +9,9 @@ import torch
 
 snntorch = pytest.importorskip("snntorch")
 
-from torch import nn
+from torch import nn  # noqa: E402
 
-import snn_eventprop.snntorch as ep
+import snn_eventprop.snntorch as ep  # noqa: E402
 
 NAMES = ["Leaky", "RLeaky", "Synaptic", "RSynaptic"]
 

@@ -1,0 +1,231 @@
+"""Norse's forward pass and conventions hold, and the backward pass is exact."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+norse = pytest.importorskip("norse.torch")
+
+from host_problem import INPUTS, SIZES, TAU_MEM, TAU_SYN, problem, relative_error  # noqa: E402
+
+import snn_eventprop.norse as ep  # noqa: E402
+
+NEURONS, INPUT = 5, 4
+
+
+def _parameters(per_neuron, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        size = (NEURONS,) if per_neuron else ()
+        return (low + (high - low) * torch.rand(size, generator=generator)).to(dtype)
+
+    return norse.LIFParameters(
+        tau_syn_inv=draw(50, 400),
+        tau_mem_inv=draw(30, 200),
+        v_leak=torch.zeros((), dtype=dtype),
+        v_th=draw(0.3, 1.0),
+        v_reset=draw(-0.3, 0.0),
+    )
+
+
+def _pair(name, parameters=None, dtype=torch.float64):
+    arguments = (INPUT, NEURONS) if "Recurrent" in name else ()
+    options = {} if parameters is None else {"p": parameters}
+    torch.manual_seed(0)
+    host = getattr(norse, name)(*arguments, **options).to(dtype)
+    ours = getattr(ep, name)(*arguments, **options).to(dtype)
+    ours.load_state_dict(host.state_dict(), strict=True)
+    host.load_state_dict(ours.state_dict(), strict=True)
+    return host, ours
+
+
+def _input(name, dtype, steps=40, shape=(3,)):
+    generator = torch.Generator().manual_seed(1)
+    width = INPUT if "Recurrent" in name else NEURONS
+    spikes = torch.rand(steps, *shape, width, generator=generator) < 0.4
+    return spikes.to(dtype) * (1 if "Recurrent" in name else 4)
+
+
+@pytest.mark.parametrize("name", ["LIFCell", "LIFRecurrentCell"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("kind", ["default", "scalar", "per-neuron"])
+def test_cells_equal_the_host_bit_by_bit(name, dtype, kind):
+    parameters = None if kind == "default" else _parameters(kind == "per-neuron", dtype)
+    host, ours = _pair(name, parameters, dtype)
+    theirs, own = None, None
+    fired = 0
+    for current in _input(name, dtype):
+        expected, theirs = host(current, theirs)
+        found, own = ours(current, own)
+        assert type(theirs) is type(own)
+        for one, other in zip((expected, *theirs), (found, *own), strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+        fired += found.sum()
+    assert fired
+
+
+@pytest.mark.parametrize("name", ["LIF", "LIFRecurrent"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize("kind", ["default", "per-neuron"])
+@pytest.mark.parametrize("shape", [(3,), (), (2, 3)], ids=["batch", "unbatched", "extra"])
+def test_sequences_equal_the_host_and_steps_in_values_and_gradients(name, dtype, kind, shape):
+    parameters = None if kind == "default" else _parameters(True, dtype)
+    host, ours = _pair(name, parameters, dtype)
+    x = _input(name, dtype, shape=shape).requires_grad_()
+    weight = torch.randn(40, *shape, NEURONS, dtype=dtype)
+
+    def run(lengths):
+        state, spikes, at = None, [], 0
+        for length in lengths:
+            if length:
+                out, state = ours(x[at : at + length], state)
+            else:
+                length, state = 1, ours._start(x[at : at + 1], state)
+                out, state = ours._advance(x[at], state)
+                out = out[None]
+            spikes.append(out)
+            at += length
+        spikes = torch.cat(spikes)
+        loss = (spikes * weight).sum() + state.v.sum() + state.i.sum()
+        return spikes, state, torch.autograd.grad(loss, [x, *ours.parameters()])
+
+    expected, last = host(x)
+    steps = run([0] * 40)
+    exactness = 1e-12 if dtype == torch.float64 else 1e-5
+    for lengths in ([40], [15, 25], [0, 14, 0, 24]):
+        spikes, state, gradients = run(lengths)
+        assert torch.equal(spikes, expected)
+        for one, other in zip(last, state, strict=True):
+            assert one.shape == other.shape and (one - other).abs().max() < exactness
+        for one, other in zip(steps[2], gradients, strict=True):
+            error = (one - other).norm() / one.norm()
+            assert error < (1e-9 if dtype == torch.float64 else 5e-3)
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["LIFCell", "LIFRecurrentCell"])
+def test_cells_converge_first_order_to_the_continuous_gradient(recurrent):
+    task = problem(recurrent, "spikes")
+    errors = []
+    for dt in (1e-4, 1e-5):
+        weights = [torch.tensor(array, requires_grad=True) for array in task.arrays]
+        threshold = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        v_reset = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
+        p = norse.LIFParameters(
+            tau_syn_inv=torch.tensor(1 / TAU_SYN, dtype=torch.float64),
+            tau_mem_inv=torch.tensor(1 / TAU_MEM, dtype=torch.float64),
+            v_leak=torch.tensor(0.0, dtype=torch.float64),
+            v_th=threshold,
+            v_reset=v_reset,
+        )
+        if recurrent:
+            cells = [
+                ep.LIFRecurrentCell(
+                    size, out, p, dt=dt, grazing_guard=0.0, autapses=True,
+                    input_weights=weights[i], recurrent_weights=weights[2 + i],
+                )
+                for i, (size, out) in enumerate(((INPUTS, SIZES[0]), SIZES))
+            ]  # fmt: skip
+        else:
+            cells = [ep.LIFCell(p, dt=dt, grazing_guard=0.0) for _ in SIZES]
+        states, spikes = [None, None], []
+        for current in task.raster(dt):
+            for i, cell in enumerate(cells):
+                given = current if recurrent else current @ weights[i].T
+                current, states[i] = cell(given, states[i])
+            spikes.append(current)
+        task.grid_loss(torch.stack(spikes), [], dt).backward()
+        found = [w.grad for w in weights] + [torch.stack([threshold.grad, v_reset.grad])]
+        errors.append(
+            [relative_error(g, t) for g, t in zip(found, task.exact_gradients, strict=True)]
+        )
+    for coarse, fine in zip(*errors, strict=True):
+        assert fine < 0.12
+        assert fine < 0.5 * coarse
+
+
+def test_sequential_state_and_chunks_work_as_in_norse():
+    def build(lib):
+        torch.manual_seed(0)
+        net = norse.SequentialState(
+            norse.Lift(torch.nn.Conv2d(1, 2, 3)),
+            lib.LIF(),
+            torch.nn.Flatten(2),
+            torch.nn.Linear(2 * 6 * 6, 5),
+            lib.LIF(),
+            lib.LIFRecurrent(5, 3),
+            lib.LI(),
+        )
+        with torch.no_grad():  # enough to make every layer fire
+            net[0].lifted_module.weight.abs_()
+            net[3].weight.mul_(10)
+            net[5].input_weights.abs_().mul_(3)
+        return net
+
+    model = build(ep)
+    x = torch.rand(60, 2, 1, 8, 8)
+    factor = torch.randn(60, 2, 3)
+
+    def run(*lengths):
+        state, outs = None, []
+        for part in x.split(list(lengths)):
+            out, state = model(part, state)
+            outs.append(out)
+        out = torch.cat(outs)
+        return out, torch.autograd.grad((out * factor).sum(), list(model.parameters()))
+
+    whole, expected = run(60)
+    torch.testing.assert_close(whole, build(norse)(x)[0])
+    chunked, found = run(25, 35)
+    torch.testing.assert_close(chunked, whole)
+    for one, other in zip(expected, found, strict=True):
+        assert one.norm() > 0
+        assert (one - other).norm() / one.norm() < 5e-3
+
+
+def test_lift_runs_cells_over_time_as_in_norse():
+    x = _input("LIF", torch.float32)
+    assert torch.equal(norse.Lift(ep.LIFCell())(x)[0], norse.Lift(norse.LIFCell())(x)[0])
+
+
+def test_recorded_states_and_sparse_input_are_those_of_the_host():
+    x = _input("LIF", torch.float32)
+    host, ours = norse.LIF(record_states=True), ep.LIF(record_states=True)
+    for one, other in zip(host(x)[1], ours(x)[1], strict=True):
+        assert torch.equal(one, other)
+    cells = _pair("LIFRecurrentCell", dtype=torch.float32)
+    sparse = _input("LIFRecurrentCell", torch.float32)[0].to_sparse()
+    (expected, theirs), (found, own) = (cell(sparse) for cell in cells)
+    assert found.is_sparse and torch.equal(expected.to_dense(), found.to_dense())
+    torch.testing.assert_close(theirs.v, own.v)
+
+
+@pytest.mark.parametrize("name", ["LIFCell", "LIF", "LIFRecurrentCell", "LIFRecurrent"])
+def test_neurons_pickle_copy_and_save(name):
+    """Norse's own do not pickle: their parameter tuple is of a class pickle cannot find."""
+    _, layer = _pair(name, _parameters(True, torch.float32), torch.float32)
+    x = _input(name, torch.float32)
+    x = x[0] if "Cell" in name else x
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), loaded):
+        assert torch.equal(layer(x)[0], other(x)[0])
+
+
+def test_to_moves_the_parameter_tuple():
+    layer = ep.LIF(p=_parameters(True, torch.float32)).to("meta")
+    assert layer.p.tau_mem_inv.device.type == "meta"
+
+
+def test_count_gradient_adds_the_host_surrogate():
+    x = torch.tensor([[3.0, 20.0]], requires_grad=True)
+    nets = ep.LIFCell(), ep.LIFCell(count_gradient=0.5), norse.LIFCell()
+    parts = [torch.autograd.grad(net(x)[0].sum(), x)[0] for net in nets]
+    torch.testing.assert_close(parts[1], parts[0] + 0.5 * parts[2])

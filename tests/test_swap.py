@@ -1,0 +1,376 @@
+"""Swapping a host model's neurons and back, and what the host's tools do with the result."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import snn_eventprop
+
+snntorch = pytest.importorskip("snntorch")
+norse = pytest.importorskip("norse.torch")
+
+from snntorch import utils  # noqa: E402
+
+import snn_eventprop.norse as ep_norse  # noqa: E402
+import snn_eventprop.snntorch as ep  # noqa: E402
+
+
+class Nested(nn.Module):
+    """A custom forward over time, with neurons deep inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.front = nn.Sequential(nn.Linear(6, 5), snntorch.Leaky(beta=0.9, init_hidden=True))
+        self.block = nn.ModuleDict({"lif": snntorch.RSynaptic(0.8, 0.9, linear_features=5)})
+
+    def forward(self, x):
+        utils.reset(self.front)
+        self.block["lif"].reset_mem()
+        states, spikes = (), []
+        for current in x:
+            out, *states = self.block["lif"](self.front(current), *states)
+            states = (out, *states)
+            spikes.append(out)
+        return torch.stack(spikes)
+
+
+def test_swapped_model_keeps_outputs_parameters_and_state_dict():
+    torch.manual_seed(0)
+    model = Nested().eval().requires_grad_(False)
+    x = torch.rand(10, 3, 6) * 3
+    swapped = snn_eventprop.swap(model, verbose=False)
+    assert type(swapped.front[1]) is ep.Leaky and type(swapped.block["lif"]) is ep.RSynaptic
+    assert type(model.front[1]) is snntorch.Leaky
+    assert list(swapped.state_dict()) == list(model.state_dict())
+    swapped.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(swapped(x), model(x)) and swapped(x).sum() > 0
+    assert not swapped.training and not any(p.requires_grad for p in swapped.parameters())
+    back = snn_eventprop.unswap(swapped)
+    assert type(back.front[1]) is snntorch.Leaky
+    assert torch.equal(back(x), model(x))
+    assert set(dict(back.named_buffers())) == set(dict(model.named_buffers()))
+
+
+def test_swapping_in_place_shares_parameters_hooks_and_references():
+    model = Nested()
+    parameters = {id(p) for p in model.parameters()}
+    neuron, calls = model.front[1], []
+    neuron.register_forward_hook(lambda *_: calls.append(1))
+    assert snn_eventprop.swap(model, inplace=True, verbose=False) is model
+    assert model.front[1] is neuron and type(neuron) is ep.Leaky
+    assert {id(p) for p in model.parameters()} == parameters
+    model(torch.rand(4, 2, 6)).sum().backward()
+    assert len(calls) == 4
+
+
+def test_a_model_with_a_live_graph_is_copied():
+    model = Nested()
+    loss = model(torch.rand(4, 2, 6)).sum()
+    snn_eventprop.swap(model, verbose=False)(torch.rand(4, 2, 6))
+    loss.backward()
+
+
+def test_the_table_names_what_was_swapped_left_and_why(capsys):
+    class Custom(snntorch.Leaky):
+        pass
+
+    with pytest.warns(UserWarning):
+        inhibited = snntorch.Leaky(beta=0.9, inhibition=True)
+    model = nn.ModuleList(
+        [
+            snntorch.Leaky(beta=0.9), inhibited, Custom(beta=0.9), snntorch.Lapicque(beta=0.9),
+            norse.LIF(), norse.LI(), norse.LSNN(), nn.Linear(2, 2),
+        ]
+    )  # fmt: skip
+    swapped = snn_eventprop.swap(model)
+    table = capsys.readouterr().out.splitlines()
+    outcomes = {line.split()[0]: line for line in table}
+    assert "swapped" in outcomes["0"] and "swapped" in outcomes["4"]
+    for name, reason in [
+        ("1", "inhibition"), ("2", "subclass"), ("3", "no exact gradient"),
+        ("5", "exact as it is"), ("6", "no exact gradient"),
+    ]:  # fmt: skip
+        assert "left" in outcomes[name] and reason in outcomes[name]
+    assert "7" not in outcomes
+    assert [type(m) for m in swapped][1:4] == [type(m) for m in model][1:4]
+    snn_eventprop.swap(swapped)
+    assert "exact gradients already" in capsys.readouterr().out
+    snn_eventprop.swap(nn.Linear(2, 2))
+    assert "no neurons" in capsys.readouterr().out
+
+
+def test_swap_of_something_else_raises():
+    with pytest.raises(TypeError, match="model"):
+        snn_eventprop.swap([1, 2])
+
+
+def test_register_is_idempotent_and_shadows_nothing(monkeypatch):
+    snn_eventprop.register()
+    snn_eventprop.register()
+    assert snntorch.EventPropLIF is norse.EventPropLIF is snn_eventprop.EventPropLIF
+    mem = torch.randn(7, 3, 10)
+    target = torch.tensor([1, 2, 3])
+    loss = snntorch.functional.sum_exp_loss()
+    torch.testing.assert_close(loss(mem, target), norse.sum_exp_loss(mem, target))
+    assert loss.__name__ == "sum_exp_loss"
+    grouped = snntorch.functional.sum_exp_loss(population_code=True, num_classes=5)
+    torch.testing.assert_close(
+        grouped(mem, target), loss(mem.unflatten(-1, (5, 2)).mean(-1), target)
+    )
+    monkeypatch.setattr(snntorch, "EventPropLIF", object())
+    with pytest.raises(RuntimeError, match=r"snntorch\.EventPropLIF exists already"):
+        snn_eventprop.register()
+
+
+def _sequential():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 5),
+        ep.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(5, 3),
+        ep.Synaptic(alpha=0.8, beta=0.9, init_hidden=True, output=True),
+    )
+
+
+def test_host_resets_reach_our_neurons_and_their_copies():
+    for net in (_sequential(), copy.deepcopy(_sequential())):
+        net(torch.rand(2, 6) * 5)[0].sum().backward()
+        assert net[1].mem.any()
+        utils.reset(net)
+        assert not net[1].mem.any() and not net[3].mem.any() and not net[1].mem.requires_grad
+    net(torch.rand(2, 6))
+    snntorch.Leaky.detach_hidden()
+    assert not net[1].mem.requires_grad
+
+
+def test_models_copy_pickle_and_save_with_live_state():
+    net = _sequential()
+    x = torch.rand(2, 6) * 5
+    net(x)
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    copies = [copy.deepcopy(net), pickle.loads(pickle.dumps(net))]
+    copies.append(torch.load(buffer, weights_only=False))
+    expected = net(x)
+    for other in copies:
+        assert torch.equal(other(x)[2], expected[2])
+
+
+def test_backprop_helpers_of_the_host_train_our_neurons():
+    import snntorch.functional as sf
+
+    with pytest.warns(DeprecationWarning):
+        from snntorch import backprop
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(6, 5),
+        ep.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(5, 3),
+        ep.Leaky(beta=0.9, init_hidden=True, output=True),
+    )
+    before = net[0].weight.detach().clone()
+    data = [(torch.rand(4, 6) * 4, torch.tensor([0, 1, 2, 0]))]
+    optimiser = torch.optim.SGD(net.parameters(), 0.1)
+    loss = sf.ce_max_membrane_loss()
+    backprop.TBPTT(net, data, optimiser, loss, num_steps=8, time_var=False, K=4)
+    assert torch.isfinite(net[0].weight).all() and not torch.equal(net[0].weight, before)
+
+
+def test_compiling_a_model_adds_no_graph_break_and_keeps_gradients():
+    import torch._dynamo as dynamo
+
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(5, 4)
+            self.leaky = ep.Leaky(beta=0.9)
+            self.synaptic = ep.Synaptic(alpha=0.8, beta=0.9, init_hidden=True)
+
+        def forward(self, x):
+            self.synaptic.reset_mem()
+            mem, out = torch.zeros(2, 4), []
+            for current in x:
+                spk, mem = self.leaky(self.fc(current), mem)
+                out.append(self.synaptic(2 * spk))
+            return torch.stack(out)
+
+    torch.manual_seed(0)
+    model, x, weight = Loop(), torch.rand(6, 2, 5) * 4, torch.randn(6, 2, 4)
+    expected = torch.autograd.grad((model(x) * weight).sum(), model.fc.weight)[0]
+    dynamo.reset()
+    assert dynamo.explain(model)(x).graph_break_count == 0
+    compiled = torch.compile(model, backend="aot_eager")
+    found = torch.autograd.grad((compiled(x) * weight).sum(), model.fc.weight)[0]
+    assert expected.any()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_keeps_gradients(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    torch.manual_seed(0)
+    fc, layer = nn.Linear(5, 4), ep.Synaptic(alpha=0.8, beta=0.9)
+    x = (torch.rand(12, 2, 5) * 3).requires_grad_()
+    weight = torch.randn(12, 2, 4)
+
+    def part(currents, syn, mem):
+        spikes = []
+        for current in currents:
+            spk, syn, mem = layer(fc(current), syn, mem)
+            spikes.append(spk)
+        return torch.stack(spikes), syn, mem
+
+    def run(call):
+        syn = mem = torch.zeros(2, 4)
+        outs = []
+        for currents in x.split(4):
+            spikes, syn, mem = call(currents, syn, mem)
+            outs.append(spikes)
+        (torch.cat(outs) * weight).sum().backward()
+        gradient, fc.weight.grad = fc.weight.grad, None
+        return gradient
+
+    expected = run(part)
+    found = run(lambda *given: checkpoint(part, *given, use_reentrant=reentrant))
+    assert expected.any()
+    torch.testing.assert_close(found, expected)
+
+
+def test_autocast_runs_and_gives_finite_gradients():
+    net = _sequential()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        spikes = torch.stack([net(torch.rand(2, 6) * 5)[0] for _ in range(5)])
+    spikes.float().sum().backward()
+    assert torch.isfinite(net[0].weight.grad).all()
+
+
+def test_nir_export_knows_our_neurons():
+    export = pytest.importorskip("snntorch.export_nir")
+    net = nn.Sequential(
+        nn.Linear(6, 5),
+        ep.Leaky(beta=torch.full((5,), 0.9), threshold=torch.ones(5), init_hidden=True),
+    )
+    graph = export.export_to_nir(net, torch.rand(6), ignore_dims=[])
+    assert any(type(node).__name__ == "LIF" for node in graph.nodes.values())
+
+
+_WORKER = """
+import os, torch, torch.distributed as dist  # noqa: E402
+from torch import nn  # noqa: E402
+import snn_eventprop.snntorch as ep  # noqa: E402
+rank = int(os.environ["RANK"])
+dist.init_process_group("gloo", init_method=os.environ["STORE"], rank=rank, world_size=2)
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(6, 5), ep.Leaky(beta=0.9, init_hidden=True))
+alone = nn.Sequential(nn.Linear(6, 5), ep.Leaky(beta=0.9, init_hidden=True))
+alone.load_state_dict(net.state_dict())
+ddp = nn.parallel.DistributedDataParallel(net)
+x = torch.rand(8, 4, 6) * 4
+weight = torch.randn(8, 4, 5)
+def loss(model, part):
+    return sum((model(current[part]) * w[part]).sum() for current, w in zip(x, weight))
+loss(ddp, slice(2 * rank, 2 * rank + 2)).backward()
+loss(alone, slice(0, 4)).backward()
+assert alone[0].weight.grad.any()
+torch.testing.assert_close(2 * net[0].weight.grad, alone[0].weight.grad)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_distributed_training_sums_the_gradients_of_all_ranks(tmp_path):
+    """States are no buffers: as buffers they would be overwritten with rank 0's in each step."""
+    environment = {**os.environ, "STORE": f"file://{tmp_path}/store", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORKER], env={**environment, "RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+def test_the_core_imports_no_host_and_a_missing_one_is_named():
+    check = (
+        "import sys, snn_eventprop\n"
+        "assert not {'snntorch', 'norse'} & set(sys.modules)\n"
+        "import importlib.util as u\n"
+        "found = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'snntorch' else found(name, *a)\n"
+        "import snn_eventprop._extras as e\n"
+        "e.find_spec = u.find_spec\n"
+        "try:\n    import snn_eventprop.snntorch\n"
+        "except ImportError as error:\n    assert 'snn-eventprop[snntorch]' in str(error)\n"
+        "else:\n    raise SystemExit('no error')\n"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def _digits_model(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), snntorch.Leaky(beta=0.9, init_hidden=True), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 2), snntorch.Leaky(beta=0.9, init_hidden=True), nn.Flatten(),
+        nn.Linear(64, 10), snntorch.Leaky(beta=0.9, init_hidden=True, output=True),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_convolutional_tutorial_model_trains_on_rates_after_one_swap():
+    """To the accuracy of the surrogate-gradient original, on scikit-learn's 8 x 8 digits."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    import snntorch.functional as sf
+
+    digits = datasets.load_digits()
+    images = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
+    labels = torch.tensor(digits.target)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1000], order[1000:]
+
+    def rates(net, x):
+        utils.reset(net)
+        return torch.stack([net(x)[0] for _ in range(15)])
+
+    def accuracy(net):
+        optimiser = torch.optim.Adam(net.parameters(), 5e-3)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(8):
+            for index in torch.randperm(len(train), generator=generator).split(50):
+                loss = sf.ce_rate_loss()(rates(net, images[train[index]]), labels[train[index]])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        with torch.no_grad():
+            found = rates(net, images[test]).sum(0).argmax(1)
+        return (found == labels[test]).float().mean().item()
+
+    original = accuracy(_digits_model())
+    swapped = accuracy(snn_eventprop.swap(_digits_model(), count_gradient=1.0, verbose=False))
+    # 797 test images: one standard error of an accuracy of 0.9 is 0.011.
+    assert swapped > original - 0.02
+
+
+def test_norse_neurons_swap_with_their_parameters():
+    torch.manual_seed(0)
+    model = norse.SequentialState(norse.LIFRecurrent(4, 5), nn.Linear(5, 3), norse.LIF())
+    swapped = snn_eventprop.swap(model, verbose=False)
+    assert type(swapped[0]) is ep_norse.LIFRecurrent and type(swapped[2]) is ep_norse.LIF
+    x = (torch.rand(30, 2, 4) < 0.5).float()
+    torch.testing.assert_close(swapped(x)[0], model(x)[0])
+    assert type(snn_eventprop.unswap(swapped)[0]) is norse.LIFRecurrent
