@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class SpikingClassifier(LightningModule):
         network: sizes, constants and initial weights of the network.
         loss: a loss of snn_eventprop.losses by its class name, say SumLoss. Default: SumExpLoss.
         lr: learning rate of Adam.
+        warmup_steps: optimiser steps over which the learning rate rises linearly from 0 to lr.
+        cosine: let the learning rate fall along a cosine to 0 at the end of training.
         weight_decay: decoupled weight decay (AdamW) of the weights, per step in units of lr.
         rate_strength: strength of the spike-count penalty on every hidden layer; 0: off.
         rate_target: spikes per neuron and sample that the penalty aims at.
@@ -47,6 +50,8 @@ class SpikingClassifier(LightningModule):
         network: NetworkOptions = NetworkOptions(),  # noqa: B008 (frozen)
         loss: ClassificationLoss | None = None,
         lr: float = 1e-3,
+        warmup_steps: int = 0,
+        cosine: bool = False,
         weight_decay: float = 0.0,
         rate_strength: float = 0.0,
         rate_target: float = 14.0,
@@ -57,7 +62,11 @@ class SpikingClassifier(LightningModule):
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or positive, got {weight_decay!r}")
         self.save_hyperparameters()
+        if not warmup_steps >= 0:
+            raise ValueError(f"warmup_steps must be 0 or positive, got {warmup_steps!r}")
         self.lr = lr
+        self.warmup_steps = warmup_steps
+        self.cosine = cosine
         self.weight_decay = weight_decay
         self.loss = loss or SumExpLoss()
         self.network: Any = build_network(method, num_inputs, num_classes, network, self.loss)
@@ -124,17 +133,29 @@ class SpikingClassifier(LightningModule):
             reduce_fx="sum", batch_size=1,
         )  # fmt: skip
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         named = list(self.network.named_parameters())
         weights = [p for name, p in named if name.endswith("weight")]
         constants = [p for name, p in named if not name.endswith("weight")]
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [
                 {"params": weights, "weight_decay": self.weight_decay},
                 {"params": constants, "weight_decay": 0.0},
             ],
             lr=self.lr,
         )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _lr_factor(self, step: int) -> float:
+        rise = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        if not self.cosine:
+            return rise
+        total = float(self.trainer.estimated_stepping_batches)
+        return rise * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what differs before torch lists every tensor."""
