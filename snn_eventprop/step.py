@@ -102,9 +102,14 @@ def remember_spikes(membrane: Tensor, inverse: Tensor) -> None:
     membrane.inverse_slopes = inverse  # type: ignore[attr-defined]
 
 
+def spike_slopes(membrane: Tensor) -> Tensor:
+    """What ``remember_spikes`` has stored."""
+    return membrane.inverse_slopes  # type: ignore[attr-defined]
+
+
 def _remembered(membrane: Tensor) -> Tensor | None:
     untouched = torch.compiler.is_compiling() or membrane._version == 0
-    return getattr(membrane, "inverse_slopes", None) if untouched else None
+    return spike_slopes(membrane) if untouched and hasattr(membrane, "inverse_slopes") else None
 
 
 def _made_by_a_step(membrane: Tensor) -> bool:

@@ -6,7 +6,7 @@ import copy
 import importlib
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -35,9 +35,9 @@ class Row(NamedTuple):
     outcome: str
 
 
-def _pairs() -> dict[type, type]:
+def _pairs() -> dict[type, Any]:
     """Host class -> ours, of the host libraries that are imported already."""
-    pairs = {}
+    pairs: dict[type, Any] = {}
     for host_name, (skin_name, names, _) in _HOSTS.items():
         if host_name in sys.modules:
             skin = importlib.import_module(skin_name)
@@ -46,7 +46,7 @@ def _pairs() -> dict[type, type]:
     return pairs
 
 
-def _reason(module: nn.Module, pairs: dict[type, type]) -> str | None:
+def _reason(module: nn.Module, pairs: dict[type, Any]) -> str | None:
     """Why a host's neuron is left as it is; None for modules that are no neurons of a host."""
     cls = type(module)
     if cls in pairs.values():
@@ -67,7 +67,7 @@ def _reason(module: nn.Module, pairs: dict[type, type]) -> str | None:
     return None
 
 
-def _walk(model: nn.Module, pairs: dict[type, type], options: dict) -> Iterator[Row]:
+def _walk(model: nn.Module, pairs: dict[type, Any], options: dict) -> Iterator[Row]:
     for name, module in model.named_modules():
         cls = type(module)
         if cls in pairs and pairs[cls].refusal(module) is None:

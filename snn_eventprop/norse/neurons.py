@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import norse.torch as host
 import torch
 from norse.torch.functional.threshold import threshold as host_threshold
@@ -11,12 +13,12 @@ from torch.nn.functional import linear
 
 from .._skin import host_signature, nonnegative
 from ..sequence import KERNEL_DTYPES, run_sequence
-from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes
+from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes, spike_slopes
 
 _OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
 
 
-class EventPropNeuron:
+class EventPropNeuron(torch.nn.Module):
     r"""What the four classes share: Norse's Euler step, with the gradient of ``step``.
 
     .. math::
@@ -36,8 +38,18 @@ class EventPropNeuron:
     ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.
     """
 
+    # What the host's classes define.
+    p: host.LIFParameters
+    dt: float
+    record_states: bool
+    input_weights: Tensor
+    recurrent_weights: Tensor
+    state_fallback: Callable
+
     def __init_subclass__(cls) -> None:
-        cls.__signature__ = host_signature(cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS)
+        cls.__signature__ = host_signature(  # type: ignore[attr-defined]
+            cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS
+        )
 
     def __init__(
         self, *args, grazing_guard: float = 0.05, count_gradient: float = 0.0, **kwargs
@@ -192,7 +204,7 @@ class EventPropNeuron:
         i = (out.current * decay).reshape(last)
         v = out.membrane.reshape(last) + p.v_leak
         if out.membrane.requires_grad:
-            remember_spikes(v, out.membrane.inverse_slopes.reshape(last))
+            remember_spikes(v, spike_slopes(out.membrane).reshape(last))
         if recurrent is None:
             return spikes, host.LIFFeedForwardState(v=v, i=i)
         return spikes, host.LIFState(z=spikes[-1].clone(), v=v, i=i)

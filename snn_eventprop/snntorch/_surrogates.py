@@ -31,7 +31,7 @@ def portable(function: Callable) -> Callable:
     factory, _, rest = getattr(function, "__qualname__", "").partition(".<locals>")
     if not rest or getattr(function, "__module__", "") != surrogate.__name__:
         return function
-    held = inspect.getclosurevars(function).nonlocals
+    held = dict(inspect.getclosurevars(function).nonlocals)
     known = inspect.signature(getattr(surrogate, factory)).parameters
     if not set(held) <= set(known):
         return function

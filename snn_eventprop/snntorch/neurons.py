@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import snntorch
 import torch
 from torch import Tensor
 
 from .._skin import host_signature, nonnegative
 from ..sequence import KERNEL_DTYPES, run_sequence
-from ..step import earlier_spikes, emit, inverse_slopes
+from ..step import Reset, earlier_spikes, emit, inverse_slopes
 from ._surrogates import portable
 
 _OWN_ARGUMENTS = ("grazing_guard", "count_gradient", "multi_step")
 
 
-class EventPropNeuron:
+class EventPropNeuron(torch.nn.Module):
     r"""What the four classes share: snnTorch's step, with the gradient of ``snn_eventprop.step``.
 
     .. math:: I[k] = \alpha I[k-1] + X[k], \qquad U[k] = \beta U[k-1] + I[k] - R[k]\,\theta
@@ -36,8 +38,27 @@ class EventPropNeuron:
 
     _states: tuple[str, ...] = ("mem",)
 
+    # What the host's classes define.
+    alpha: Tensor
+    beta: Tensor
+    threshold: Tensor
+    graded_spikes_factor: Tensor
+    spk: Tensor
+    syn: Tensor
+    mem: Tensor
+    recurrent: Callable[[Tensor], Tensor]
+    spike_grad: Callable[[Tensor], Tensor]
+    state_quant: Callable[[Tensor], Tensor] | None
+    reset_mechanism: str
+    reset_delay: bool
+    inhibition: bool
+    init_hidden: bool
+    output: bool
+
     def __init_subclass__(cls) -> None:
-        cls.__signature__ = host_signature(cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS)
+        cls.__signature__ = host_signature(  # type: ignore[attr-defined]
+            cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS
+        )
 
     def __init__(
         self,
@@ -135,7 +156,7 @@ class EventPropNeuron:
 
     def _call(self, input_: Tensor, **given: Tensor | None):
         if self.multi_step:
-            return self.sequence(input_, **given)
+            return self.sequence(input_, trace=False, **given)
         self._start(given, input_)
         return self._returned(self._advance(input_))
 
@@ -204,6 +225,7 @@ class EventPropNeuron:
         beta = self.beta.clamp(0, 1)
         recurrent = None
         if "spk" in self._states:
+            assert isinstance(self.recurrent, torch.nn.Linear)  # see _fusible
             recurrent = self.recurrent.weight.t().contiguous()
             if self.recurrent.bias is not None:
                 input_ = input_ + self.recurrent.bias
@@ -269,6 +291,7 @@ class EventPropNeuron:
                 membrane = tested - (spikes - reset) * tested
         if has_synapse and self.state_quant:
             current = self.state_quant(current)
+        kind: Reset
         if self.reset_mechanism == "none":
             kind = "none"
         else:
@@ -280,7 +303,8 @@ class EventPropNeuron:
         def recover() -> Tensor:
             with torch.no_grad():
                 over = before - threshold
-                return inverse_slopes(over > 0, last_current - rest, over, floor, threshold)
+                slope = last_current - rest  # type: ignore[operator]
+                return inverse_slopes(over > 0, slope, over, floor, threshold)
 
         spikes, mem = emit(
             free,
