@@ -17,5 +17,9 @@ def record_jumps(tag: int, guarded: int, largest: float) -> None:
     _latest[tag] = Jumps(int(guarded), float(largest))
 
 
+def forget(tag: int) -> None:
+    _latest.pop(tag, None)
+
+
 def latest_jumps(tag: int) -> Jumps | None:
     return _latest.get(tag)

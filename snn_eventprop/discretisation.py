@@ -16,6 +16,8 @@ All functions are plain differentiable torch, so gradients reach time constants 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -64,5 +66,4 @@ def largest_response(s: Tensor, c: Tensor, m: Tensor) -> Tensor:
     """
     bound = c / (1 - torch.minimum(s, m))
     decays = (s >= 0) & (s < 1) & (m >= 0) & (m <= 1) & (c >= 0)
-    huge = torch.full_like(bound, torch.finfo(bound.dtype).max / 4)
-    return torch.where(decays & torch.isfinite(bound), bound, huge)
+    return torch.where(decays & ~bound.isnan(), bound, math.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,20 @@ from torch import Tensor
 _EDGE = 0.01
 
 
-def num_bins(duration: float, dt: float) -> int:
-    """Number of bins of width ``dt`` (s) that cover ``duration`` (s)."""
+def check_dt(dt: float) -> None:
     if not (math.isfinite(dt) and dt > 0):
         raise ValueError(f"dt must be a positive time in seconds, got {dt!r}")
-    return math.ceil(duration / dt - _EDGE)
+
+
+def num_bins(duration: float, dt: float) -> int:
+    """Number of bins of width ``dt`` (s) that cover ``duration`` (s), at least one."""
+    check_dt(dt)
+    return max(math.ceil(duration / dt - _EDGE), 1)
+
+
+def _check_integers(name: str, value: Tensor) -> None:
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {value.dtype}")
 
 
 def bin_of(times: Tensor, dt: float) -> Tensor:
@@ -69,21 +78,32 @@ class SpikeEvents:
         self.times = times
         self.units = units
         self.offsets = offsets
-        self.num_units = int(num_units)
-        self.duration = float(duration)
+        self.num_units = num_units
+        self.duration = duration
         self.marks = marks
         if validate:
-            self._validate()
+            self._check_types()
             self.units = units.long()
             self.offsets = offsets.long()
+            self._validate()
+        self.num_units = int(num_units)
+        self.duration = float(duration)
+
+    def _check_types(self) -> None:
+        for name in ("times", "units", "offsets"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{name} must be a tensor, got {type(value).__name__}; "
+                    "SpikeEvents.from_list takes lists and arrays"
+                )
+        if not self.times.is_floating_point():
+            raise TypeError(f"times must be floating point (seconds), got {self.times.dtype}")
+        for name in ("units", "offsets"):
+            _check_integers(name, getattr(self, name))
 
     def _validate(self) -> None:
         times, units, offsets = self.times, self.units, self.offsets
-        if not times.is_floating_point():
-            raise TypeError(f"times must be floating point (seconds), got {times.dtype}")
-        for name, value in (("units", units), ("offsets", offsets)):
-            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-                raise TypeError(f"{name} must be integers, got {value.dtype}")
         if times.ndim != 1 or units.shape != times.shape:
             raise ValueError(
                 "times and units must be 1-d and of one length, got shapes "
@@ -95,8 +115,8 @@ class SpikeEvents:
                     f"{name} is on {value.device} but times is on {times.device}; "
                     "move them to one device"
                 )
-        if self.num_units < 1:
-            raise ValueError(f"num_units must be at least 1, got {self.num_units}")
+        if self.num_units != int(self.num_units) or self.num_units < 1:
+            raise ValueError(f"num_units must be an integer, at least 1, got {self.num_units}")
         if not (math.isfinite(self.duration) and self.duration > 0):
             raise ValueError(f"duration must be a positive time in seconds, got {self.duration}")
         total = times.numel()
@@ -133,7 +153,7 @@ class SpikeEvents:
         falls = seconds.diff() < 0
         inner = torch.ones(total, dtype=torch.bool, device=times.device)
         starts = offsets[:-1]
-        inner[starts[starts < total].long()] = False
+        inner[starts[starts < total]] = False
         if bool((falls & inner[1:]).any()):
             raise ValueError(
                 "times must ascend within each sample; SpikeEvents.from_list sorts for you"
@@ -155,8 +175,11 @@ class SpikeEvents:
             samples: pairs of array-likes: times in seconds, units as integers.
             num_units: number of units.
             duration: length of every sample in seconds.
-            outside: ``"raise"`` on events outside ``[0, duration)`` or ``"drop"`` them.
+            outside: ``"raise"`` on events outside ``[0, duration]`` or ``"drop"`` them.
             dtype: of the times; default ``torch.get_default_dtype()``.
+
+        Raises:
+            ValueError, TypeError: as the constructor; times and units of different lengths.
         """
         if outside not in ("raise", "drop"):
             raise ValueError(f"outside must be 'raise' or 'drop', got {outside!r}")
@@ -167,15 +190,14 @@ class SpikeEvents:
             u = torch.as_tensor(units).flatten()
             if u.numel() == 0:
                 u = u.long()
-            if u.is_floating_point():
-                raise TypeError(f"sample {index}: units must be integers, got {u.dtype}")
+            _check_integers(f"sample {index}: units", u)
             if t.shape != u.shape:
                 raise ValueError(
                     f"sample {index}: {t.numel()} times but {u.numel()} units; give one unit a time"
                 )
             if outside == "drop":
-                keep = (t >= 0) & (t < duration)
-                t, u = t[keep], u[keep]
+                keep = ~((t < 0) | (t > duration))  # NaN stays, to be named
+                t, u = t[keep], u.long()[keep]
             order = torch.argsort(t, stable=True)
             all_times.append(t[order].to(dtype))
             all_units.append(u[order].long())
@@ -194,14 +216,21 @@ class SpikeEvents:
 
         A count of n becomes n events. The result carries no gradient to the raster.
         """
-        if raster.ndim != 3:
-            raise ValueError(f"raster must have shape [T, B, N], got {tuple(raster.shape)}")
+        if not isinstance(raster, Tensor):
+            raise TypeError(f"raster must be a tensor [T, B, N], got {type(raster).__name__}")
+        if raster.ndim != 3 or 0 in (raster.shape[0], raster.shape[2]):
+            raise ValueError(
+                "raster must have shape [T, B, N] with T and N at least 1, got "
+                f"{tuple(raster.shape)}"
+            )
         steps, batch, num_units = raster.shape
-        num_bins(1.0, dt)
+        check_dt(dt)
         counts = raster.detach().transpose(0, 1)
         index = counts.nonzero()
         repeats = counts[tuple(index.T)]
-        if repeats.is_floating_point() and bool((repeats != repeats.round()).any()):
+        if not repeats.is_complex() and not bool(torch.isfinite(repeats).all()):
+            raise ValueError("raster holds NaN or infinite values; spike counts are 0, 1, 2, ...")
+        if repeats.is_complex() or bool((repeats.double() != repeats.double().round()).any()):
             raise ValueError(
                 "raster holds values that are not spike counts; use nn.Linear and the neuron-only "
                 "layer for graded input"
@@ -209,14 +238,13 @@ class SpikeEvents:
         if repeats.dtype != torch.bool and bool((repeats < 0).any()):
             raise ValueError("raster holds negative values; spike counts are 0, 1, 2, ...")
         index = index.repeat_interleave(repeats.long(), dim=0)
-        dtype = raster.dtype if raster.is_floating_point() else torch.get_default_dtype()
+        # Half precision holds the counts of a raster, but not the times of its bins.
+        dtype = torch.promote_types(raster.dtype, torch.get_default_dtype())
         per_sample = torch.bincount(index[:, 0], minlength=batch)
         offsets = torch.zeros(batch + 1, dtype=torch.long, device=raster.device)
         torch.cumsum(per_sample, 0, out=offsets[1:])
         times = (index[:, 1].double() * dt).to(dtype)
-        return cls(
-            times, index[:, 2], offsets, num_units, max(steps, 1) * dt, validate=False
-        )
+        return cls(times, index[:, 2], offsets, num_units, steps * dt, validate=False)
 
     def to_dense(self, dt: float, dtype: torch.dtype | None = None) -> Tensor:
         """Spike counts per bin, ``[T, B, N]`` with T = ceil(duration / dt)."""
@@ -288,17 +316,10 @@ class SpikeEvents:
         """Batch size."""
         return self.offsets.numel() - 1
 
-    def __getitem__(self, index: int | slice | Iterable[int]) -> SpikeEvents:
-        """Samples by integer, slice, or sequence of integers; always a ``SpikeEvents``."""
-        batch = len(self)
-        if isinstance(index, slice):
-            chosen = list(range(batch))[index]
-        elif isinstance(index, int):
-            if not -batch <= index < batch:
-                raise IndexError(f"sample {index} out of range for {batch} samples")
-            chosen = [index % batch]
-        else:
-            chosen = [int(i) for i in index]
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> SpikeEvents:
+        """Samples by integer, slice, sequence of integers or boolean mask ``[B]``; always a
+        ``SpikeEvents``."""
+        chosen = self._chosen(index)
         bounds = self.offsets.tolist()
         pieces = [slice(bounds[b], bounds[b + 1]) for b in chosen]
         offsets = [0]
@@ -313,6 +334,23 @@ class SpikeEvents:
             self.num_units, self.duration, None if self.marks is None else pick(self.marks),
             validate=False,
         )
+
+    def _chosen(self, index: int | slice | Sequence[int] | Tensor) -> list[int]:
+        batch = len(self)
+        if isinstance(index, slice):
+            return list(range(batch))[index]
+        wanted = torch.as_tensor(index).flatten()
+        if wanted.dtype == torch.bool:
+            if wanted.numel() != batch:
+                raise IndexError(f"a mask of {wanted.numel()} samples for a batch of {batch}")
+            wanted = wanted.nonzero()[:, 0]
+        if wanted.numel() and wanted.is_floating_point():
+            raise TypeError(f"samples are chosen by integers, got {wanted.dtype}")
+        chosen = [int(i) for i in wanted]
+        for i in chosen:
+            if not -batch <= i < batch:
+                raise IndexError(f"sample {i} out of range for {batch} samples")
+        return [i % batch for i in chosen]
 
     def __repr__(self) -> str:
         dtype = str(self.times.dtype).removeprefix("torch.")

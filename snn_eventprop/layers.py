@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from . import closed_form, op
+from . import _report, closed_form, op
 from .diagnostics import LayerRecord
 from .discretisation import exponential
-from .events import SpikeEvents, bin_of, num_bins
+from .events import SpikeEvents, bin_of, check_dt, num_bins
 
 Solver = Literal["grid", "exact"]
 SOLVERS = ("grid", "exact")
 
 
 def _positive(name: str, value: float | Tensor, unit: str) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a number or a tensor{unit}, got {value!r}") from error
     if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
         raise ValueError(f"{name} must be positive{unit}, got {value}")
     return tensor
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} must be an integer, at least 1, got {size!r}")
 
 
 class _Neurons(nn.Module):
@@ -48,11 +58,11 @@ class _Neurons(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        if not (math.isfinite(dt) and dt > 0):
-            raise ValueError(f"dt must be a positive time in seconds, got {dt!r}")
+        check_dt(dt)
         self.dt = float(dt)
-        self._size = size
         dtype = dtype or torch.get_default_dtype()
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         values = {
             "log_tau_mem": _positive("tau_mem", tau_mem, " (seconds)").log(),
             "log_tau_syn": _positive("tau_syn", tau_syn, " (seconds)").log(),
@@ -60,9 +70,10 @@ class _Neurons(nn.Module):
         if threshold is not None:
             values["threshold"] = _positive("threshold", threshold, "")
         for name, value in values.items():
-            if value.ndim > 1 or (value.ndim == 1 and size is not None and len(value) != size):
+            if value.ndim > 1 or (value.ndim == 1 and len(value) != size):
+                shape = f"[{size}]" if size is not None else "[features], with features given"
                 raise ValueError(
-                    f"{name.removeprefix('log_')} must be a number or have shape [{size}], got "
+                    f"{name.removeprefix('log_')} must be a number or have shape {shape}, got "
                     f"shape {tuple(value.shape)}"
                 )
             trainable = learn.get(name.removeprefix("log_"), False)
@@ -94,7 +105,8 @@ class _Neurons(nn.Module):
             value = value.detach()
             return f"{value.item():.4g}" if value.numel() == 1 else f"[{value.numel()}]"
 
-        return f"tau_mem={show(self.tau_mem)}, tau_syn={show(self.tau_syn)}"
+        names = ["tau_mem", "tau_syn"] + ["threshold"] * hasattr(self, "threshold")
+        return ", ".join(f"{name}={show(getattr(self, name))}" for name in names)
 
 
 class _SpikingNeurons(_Neurons):
@@ -149,6 +161,8 @@ class _SpikingNeurons(_Neurons):
             **inputs,
         )
         if not torch.compiler.is_exporting():
+            if self._record is None and not torch.compiler.is_compiling():
+                _report.forget(id(self))  # of a layer that lived at this address before
             self._record = LayerRecord(spikes.units, spikes.offsets, size)
         return spikes
 
@@ -219,6 +233,7 @@ class EventPropLIF(_SpikingNeurons):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        _check_sizes(in_features=in_features, out_features=out_features)
         super().__init__(
             out_features, tau_mem=tau_mem, tau_syn=tau_syn, threshold=threshold,
             learn_tau_mem=learn_tau_mem, learn_tau_syn=learn_tau_syn,
@@ -281,7 +296,9 @@ class EventPropLIF(_SpikingNeurons):
                 recurrent=self._recurrent_rows(), event_stamps=stamps,
             )  # fmt: skip
             return SpikeEvents(
-                spikes.stamps * self.dt, spikes.units.long(), spikes.offsets,
+                # In float64 first: the product is then off by one rounding, not by two.
+                (spikes.stamps.double() * self.dt).to(spikes.stamps.dtype),
+                spikes.units.long(), spikes.offsets,
                 self.out_features, input.duration, spikes.marks, validate=False,
             )  # fmt: skip
         _check_raster(self, input)
@@ -301,8 +318,9 @@ class EventPropLIF(_SpikingNeurons):
         raise NotImplementedError("solver='exact'")
 
     def extra_repr(self) -> str:
+        diagonal = f"recurrent_diagonal={self.recurrent_diagonal}, " if self.recurrent else ""
         return (
-            f"{self.in_features}, {self.out_features}, recurrent={self.recurrent}, "
+            f"{self.in_features}, {self.out_features}, recurrent={self.recurrent}, {diagonal}"
             f"{self._describe()}, solver={self.solver!r}, dt={self.dt:g}"
         )
 
@@ -316,9 +334,9 @@ class EventPropNeuron(_SpikingNeurons):
     follows.
 
     Args:
-        features: number of neurons where time constants or thresholds are given per neuron or
-            learned; None where all are numbers. Neurons are numbered over the trailing
-            dimensions, flattened.
+        features: number of neurons, where time constants or thresholds differ between them.
+            Neurons are numbered over the trailing dimensions, flattened. None: any number of
+            neurons, all of which share one time constant and threshold, given or learned.
         tau_mem, tau_syn, threshold, learn_tau_mem, learn_tau_syn, learn_threshold, dt,
         grazing_guard, device, dtype: as in ``EventPropLIF``.
 
@@ -345,6 +363,8 @@ class EventPropNeuron(_SpikingNeurons):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if features is not None:
+            _check_sizes(features=features)
         super().__init__(
             features, tau_mem=tau_mem, tau_syn=tau_syn, threshold=threshold,
             learn_tau_mem=learn_tau_mem, learn_tau_syn=learn_tau_syn,
@@ -357,6 +377,14 @@ class EventPropNeuron(_SpikingNeurons):
         if not isinstance(current, Tensor) or current.ndim < 3:
             shape = tuple(current.shape) if isinstance(current, Tensor) else type(current).__name__
             raise ValueError(f"current must be a tensor [T, B, ...], got {shape}")
+        if current.is_complex():
+            raise TypeError(f"current must be real, got {current.dtype}")
+        if current.device != self.log_tau_mem.device:
+            raise ValueError(
+                f"current is on {current.device} but the layer is on {self.log_tau_mem.device}; "
+                "move them to one device"
+            )
+        op.check_backend(self.log_tau_mem)
         flat = current.flatten(2).to(self.log_tau_mem.dtype)
         steps, batch, size = flat.shape
         if self.features is not None and size != self.features:
@@ -408,6 +436,7 @@ class EventPropLI(_Neurons):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        _check_sizes(in_features=in_features, out_features=out_features)
         learn = {"tau_mem": learn_tau_mem, "tau_syn": learn_tau_syn}
         super().__init__(out_features, tau_mem, tau_syn, None, learn, dt, device, dtype)
         self.in_features = in_features
@@ -440,6 +469,16 @@ class EventPropLI(_Neurons):
             raster=raster, event_stamps=stamps, reset="none", record=True, tag=id(self),
         ).trace  # fmt: skip
 
+    def _check_closed_form(self, events: SpikeEvents) -> None:
+        if not isinstance(events, SpikeEvents):
+            raise TypeError(
+                f"the closed form reads SpikeEvents, got {type(events).__name__}; convert a raster "
+                "with SpikeEvents.from_dense(raster, dt), or call the readout itself"
+            )
+        _check_units(self, events)
+        if not torch.compiler.is_compiling():
+            op.check_finite(op.DIVERGED, weight=self.weight.detach())
+
     def sample(self, events: SpikeEvents, times: Tensor) -> Tensor:
         """Membrane at the requested times, exactly, ``[Q, B, O]``.
 
@@ -447,7 +486,7 @@ class EventPropLI(_Neurons):
             events: input spikes; their times receive gradients.
             times: ``[Q]`` ascending, in seconds.
         """
-        _check_units(self, events)
+        self._check_closed_form(events)
         return closed_form.membrane_at(times, events, self.weight, self.tau_mem, self.tau_syn)
 
     def integral(
@@ -460,7 +499,7 @@ class EventPropLI(_Neurons):
             weighting: w(t): ``"uniform"`` 1, ``"exponential"`` exp(-t/T), ``"linear"`` 1 - t/T,
                 with T the duration of the events.
         """
-        _check_units(self, events)
+        self._check_closed_form(events)
         return closed_form.mean_membrane(
             events, self.weight, self.tau_mem, self.tau_syn, weighting
         )
@@ -470,6 +509,7 @@ class EventPropLI(_Neurons):
 
 
 def _check_units(layer: EventPropLIF | EventPropLI, events: SpikeEvents) -> None:
+    op.check_backend(layer.weight)
     if events.num_units != layer.in_features:
         raise ValueError(
             f"events have num_units={events.num_units} but the layer has "
@@ -491,7 +531,13 @@ def _check_raster(layer: EventPropLIF | EventPropLI, raster: Tensor) -> None:
             f"{tuple(raster.shape)}"
         )
     if raster.device != layer.weight.device:
-        raise ValueError(f"input is on {raster.device} but the layer is on {layer.weight.device}")
+        raise ValueError(
+            f"input is on {raster.device} but the layer is on {layer.weight.device}; "
+            "move them to one device"
+        )
+    op.check_backend(layer.weight)
+    if raster.is_complex():
+        raise TypeError(f"a raster must be real, got {raster.dtype}")
 
 
 def _events_on_grid(

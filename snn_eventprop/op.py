@@ -62,7 +62,11 @@ def _zeros(shape: tuple, like: Tensor, wanted: bool = True) -> Tensor:
     return like.new_zeros(shape if wanted else (0,) * len(shape))
 
 
-def _check_finite(**tensors: Optional[Tensor]) -> None:
+DIVERGED = "lower the learning rate or clip gradients"
+_BAD_DATA = "look at the data, or at the layers before this one"
+
+
+def check_finite(mend: str, **tensors: Optional[Tensor]) -> None:
     for name, tensor in tensors.items():
         # One NaN or infinity makes the sum of absolute values NaN or infinite.
         if tensor is not None and tensor.numel() and not torch.isfinite(tensor.abs().sum()):
@@ -70,7 +74,7 @@ def _check_finite(**tensors: Optional[Tensor]) -> None:
             if not bool(finite.all()):
                 raise ValueError(
                     f"{name} holds {int((~finite).sum())} NaN or infinite values of "
-                    f"{finite.numel()}; lower the learning rate or clip gradients"
+                    f"{finite.numel()}; {mend}"
                 )
 
 
@@ -100,9 +104,10 @@ def _forward(
     tag: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
-    _check_finite(
-        weight=weight, recurrent_weight=recurrent, input_current=input_current, values=values
+    check_finite(
+        DIVERGED, weight=weight, recurrent_weight=recurrent, time_constants=coefficients[:3]
     )
+    check_finite(_BAD_DATA, input=values, current=input_current)
     last_current = _zeros((batch, size), coefficients)
     last_voltage = _zeros((batch, size), coefficients)
     trace = _zeros((steps, batch, size), coefficients, record)
@@ -192,7 +197,6 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
     s, c, m, threshold = (row.contiguous() for row in coefficients)
-    huge = torch.finfo(dtype).max / 4
     grad_current = _zeros((steps, batch, size), coefficients, want_dense)
     grad_values = _zeros((bins.numel(),), coefficients, want_values)
     grad_changes = _zeros((bins.numel(),), coefficients, want_stamps)
@@ -204,7 +208,7 @@ def _backward(
         _array(input_current, dtype, 3), _array(weight, dtype, 2), _array(recurrent, dtype, 2),
         s.numpy(), c.numpy(), m.numpy(), threshold.numpy(), _array(v_reset, dtype, 1),
         reset, delayed, _array(spikes0, dtype, 2), _array(slopes0, dtype, 2), states.numpy(),
-        bool((largest_response(s, c, m) < huge).all()),
+        bool(torch.isfinite(largest_response(s, c, m)).all()),
         out_bins.numpy(), out_units.numpy(), slopes.numpy(), out_offsets.numpy(),
         _array(grad_stamps, dtype, 1), _array(grad_marks, dtype, 1), _array(floor, dtype, 1),
         _array(grad_trace, dtype, 3), _array(grad_last_current, dtype, 2),
@@ -285,7 +289,8 @@ def _setup_context(ctx, inputs, output) -> None:
     _, _, out_bins, out_units, slopes, out_offsets, _, _, _, states = output
     ctx.mark_non_differentiable(out_bins, out_units, slopes, out_offsets, states)
     ctx.save_for_backward(
-        given["bins"], given["units"], given["values"], given["offsets"], given["input_current"],
+        given["bins"], given["units"], given["values"], given["offsets"],
+        given["input_current"] if given["keep_states"] else None,  # for the replay alone
         given["weight"], given["recurrent"], given["coefficients"], given["v_reset"],
         given["floor"], given["spikes0"], given["slopes0"],
         out_bins, out_units, slopes, out_offsets, states,
@@ -425,6 +430,20 @@ def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tenso
     )
 
 
+def check_backend(parameter: Tensor) -> None:
+    """Raise unless a backend can run layers with such parameters."""
+    if parameter.device.type != "cpu":
+        raise NotImplementedError(
+            f"the layer is on {parameter.device}, but only the CPU backend exists in this "
+            "version; move the model and its input with .to('cpu')"
+        )
+    if parameter.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"the layer's parameters are {parameter.dtype}, but spike times need float32 or "
+            "float64; call layer.float() (autocast leaves it in float32)"
+        )
+
+
 def dense_events(raster: Tensor, dtype: torch.dtype) -> Events:
     """The nonzero entries of a raster ``[T, B, N]``."""
     return Events(*_dense_events(raster.detach().to(dtype)))
@@ -478,11 +497,7 @@ def grid_lif(
         record: return the membrane trace.
         tag: key under which diagnostics of the backward pass are kept.
     """
-    if coefficients.device.type != "cpu":
-        raise NotImplementedError(
-            f"the layer is on {coefficients.device}, but only the CPU backend exists in this "
-            "version; move the model and its input with .to('cpu')"
-        )
+    check_backend(coefficients)
     keep_states = coefficients.requires_grad and torch.is_grad_enabled()
     out = _forward(
         *events, raster, event_stamps, input_current, weight, recurrent, coefficients, v_reset,

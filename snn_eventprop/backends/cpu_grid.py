@@ -308,6 +308,7 @@ def forward(
     record = trace.size > 0
     store = states.size > 0
     is_recurrent = recurrent.size > 0
+    may_skip = not dense and not record and np.all(np.isfinite(gain))
     no_values = values[:0]
     table = _powers(s, c, m, 32)
     current = np.empty(size, s.dtype)
@@ -329,7 +330,7 @@ def forward(
             if store and k % SEGMENT == 0:
                 states[b, k // SEGMENT, 0] = current
                 states[b, k // SEGMENT, 1] = voltage
-            if num_pending == 0 and not dense and not record:
+            if may_skip and num_pending == 0:
                 target = bins[event] if event < end else steps - 1
                 if store:
                     target = min(target, k - k % SEGMENT + SEGMENT)
