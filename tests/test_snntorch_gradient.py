@@ -71,8 +71,8 @@ def _grid_gradients(task, dt, sequence=False, **options):
     "options",
     [
         {"reset_mechanism": "subtract"},
-        {"reset_mechanism": "subtract", "reset_delay": False},
-        {"reset_mechanism": "zero", "reset_delay": False},
+        pytest.param({"reset_mechanism": "subtract", "reset_delay": False}, marks=pytest.mark.slow),
+        pytest.param({"reset_mechanism": "zero", "reset_delay": False}, marks=pytest.mark.slow),
     ],
     ids=["delayed", "immediate", "zero"],
 )
