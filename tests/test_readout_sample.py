@@ -20,9 +20,9 @@ def make_case(tau_mem=(20e-3, 5e-3, 3e-3), tau_syn=5e-3):
     events = SpikeEvents.from_list(
         samples, num_units=4, duration=DURATION, dtype=torch.float64
     )
-    readout = EventPropLI(
-        4, 3, tau_mem=torch.tensor(tau_mem), tau_syn=tau_syn, dtype=torch.float64
-    )
+    # float64, lest the near-equal case is rounded to one in which the reference loses digits
+    tau_mem = torch.tensor(tau_mem, dtype=torch.float64)
+    readout = EventPropLI(4, 3, tau_mem=tau_mem, tau_syn=tau_syn, dtype=torch.float64)
     times = torch.tensor([0.0, 0.01, 0.01, 0.0377, DURATION], dtype=torch.float64)
     return samples, events, readout, times
 
