@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
+from snn_eventprop.layers import Solver
 from snn_eventprop.losses import ClassificationLoss
 
 Method = Literal["eventprop"]
@@ -66,7 +67,7 @@ class NetworkOptions:
         learn_threshold: train their thresholds.
         readout_tau_mem: membrane time constant of the readout in s.
         readout_tau_syn: synaptic time constant of the readout in s.
-        solver: "grid" (bins of dt) or "exact" (continuous time).
+        solver: of hidden layers; "grid": bins of dt.
         dt: bin width of the grid, and of readout traces, in s.
         grazing_guard: see EventPropLIF; 0 switches it off.
         input_mean: mean of the initial weights into the first hidden layer.
@@ -90,7 +91,7 @@ class NetworkOptions:
     learn_threshold: bool = False
     readout_tau_mem: float = 20e-3
     readout_tau_syn: float = 5e-3
-    solver: Literal["grid", "exact"] = "grid"
+    solver: Solver = "grid"
     dt: float = 1e-3
     grazing_guard: float = 0.05
     input_mean: float = 0.03

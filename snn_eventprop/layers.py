@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from .diagnostics import LayerRecord
 from .discretisation import exponential
 from .events import SpikeEvents, bin_of, check_dt, num_bins
 
-Solver = Literal["grid", "exact"]
-SOLVERS = ("grid", "exact")
+Solver = Literal["grid"]
+SOLVERS: tuple[str, ...] = get_args(Solver)
 
 
 def _positive(name: str, value: float | Tensor, unit: str) -> Tensor:
@@ -185,9 +185,9 @@ class EventPropLIF(_SpikingNeurons):
         tau_syn: synaptic time constant in seconds, likewise; may equal ``tau_mem``.
         threshold: number or ``[out_features]``, positive.
         learn_tau_mem, learn_tau_syn, learn_threshold: make them parameters, one per neuron.
-        solver: ``"grid"`` (bins of ``dt``; gradients converge to the exact ones at first order in
-            dt) or ``"exact"`` (continuous time, events in and out, gradients exact to rounding).
-        dt: bin width of the grid in seconds; not used by the exact solver.
+        solver: ``"grid"``: bins of ``dt``; gradients converge to those of continuous time at first
+            order in dt.
+        dt: bin width of the grid in seconds.
         grazing_guard: smallest slope of V at a spike used in the gradient, in units of
             threshold / tau_mem; spikes that graze the threshold have unbounded exact gradients.
             0 switches it off. ``snn_eventprop.diagnostics`` counts where it acted.
@@ -195,7 +195,7 @@ class EventPropLIF(_SpikingNeurons):
 
     Shapes:
         ``SpikeEvents`` of B samples -> ``SpikeEvents`` with ``out_features`` units, whose times
-        and marks carry gradients; or (grid) raster ``[T, B, in_features]`` -> ``[T, B,
+        and marks carry gradients; or raster ``[T, B, in_features]`` -> ``[T, B,
         out_features]``. ``weight`` is ``[out_features, in_features]`` and ``recurrent_weight``
         ``[post, pre]``, as in ``torch.nn``.
 
@@ -287,8 +287,6 @@ class EventPropLIF(_SpikingNeurons):
         """Spikes out for spikes in: events for events, a raster for a raster."""
         if isinstance(input, SpikeEvents):
             _check_units(self, input)
-            if self.solver == "exact":
-                return self._forward_exact(input)
             steps = num_bins(input.duration, self.dt)
             events, stamps = _events_on_grid(input, self.dt, steps, self.weight.dtype)
             spikes = self._run_grid(
@@ -302,20 +300,12 @@ class EventPropLIF(_SpikingNeurons):
                 self.out_features, input.duration, spikes.marks, validate=False,
             )  # fmt: skip
         _check_raster(self, input)
-        if self.solver == "exact":
-            raise TypeError(
-                "solver='exact' has no bins: give it SpikeEvents "
-                "(SpikeEvents.from_dense(raster, dt)), or use solver='grid'"
-            )
         spikes = self._run_grid(
             op.dense_events(input, self.weight.dtype), input.shape[0],
             self.weight.t().contiguous(), self.out_features,
             recurrent=self._recurrent_rows(), raster=_wanted(input, self.weight.dtype),
         )  # fmt: skip
         return op.to_raster(spikes, input.shape[0], self.out_features, hold=True)
-
-    def _forward_exact(self, input: SpikeEvents) -> SpikeEvents:
-        raise NotImplementedError("solver='exact'")
 
     def extra_repr(self) -> str:
         diagonal = f"recurrent_diagonal={self.recurrent_diagonal}, " if self.recurrent else ""
