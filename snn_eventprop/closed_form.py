@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -18,15 +19,18 @@ WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 _SPREAD = 1e-4
 
 
-def _decay_integral(start: Tensor, tau: Tensor, duration: float, weighting: str) -> Tensor:
-    """integral_start^T w(t) exp(-(t - start) / tau) dt."""
-    rest = duration - start
+def _terms(tau: Tensor, duration: float, weighting: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Factors (p, q, u, v) of integral_s^T w(t) exp(-(t - s) / tau) dt, with r = T - s:
+
+    p + q r + u exp(-s / T) + v exp(-r / tau)
+    """
+    zero = torch.zeros_like(tau)
     if weighting == "uniform":
-        return -tau * torch.expm1(-rest / tau)
+        return tau, zero, zero, -tau
     if weighting == "exponential":
         both = 1 / (1 / tau + 1 / duration)
-        return -torch.exp(-start / duration) * both * torch.expm1(-rest / both)
-    return (rest * tau + tau**2 * torch.expm1(-rest / tau)) / duration
+        return zero, zero, both, -both * math.exp(-1)
+    return -(tau**2) / duration, tau / duration, zero, tau**2 / duration
 
 
 def _spread(tau_mem: Tensor, tau_syn: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,16 +46,49 @@ def _spread(tau_mem: Tensor, tau_syn: Tensor) -> tuple[Tensor, Tensor]:
 
 def mean_response(
     start: Tensor, tau_mem: Tensor, tau_syn: Tensor, duration: float, weighting: str
-) -> Tensor:
-    """(1/T) integral_start^T w(t) psp(t - start) dt for an event of unit weight at ``start``.
+) -> tuple[Tensor, Tensor]:
+    """(1/T) integral_s^T w(t) psp(t - s) dt for an event of unit weight at s = ``start``.
 
     psp(u) = tau_syn / (tau_syn - tau_mem) (exp(-u/tau_syn) - exp(-u/tau_mem)).
+
+    Returns:
+        the response and its derivative with respect to ``start``.
     """
     slow, fast = _spread(tau_mem, tau_syn)
-    difference = _decay_integral(start, fast, duration, weighting) - _decay_integral(
-        start, slow, duration, weighting
-    )
-    return tau_syn / (fast - slow) * difference / duration
+    p1, q1, u1, v1 = _terms(fast, duration, weighting)
+    p2, q2, u2, v2 = _terms(slow, duration, weighting)
+    gain = tau_syn / (fast - slow) / duration
+    rest = duration - start
+    fall_fast = torch.exp(rest * (-1 / fast)) * (gain * v1)
+    fall_slow = torch.exp(rest * (-1 / slow)) * (gain * v2)
+    response = fall_fast - fall_slow + gain * (p1 - p2)
+    slope = fall_fast * (1 / fast) - fall_slow * (1 / slow)
+    if weighting == "linear":
+        response = response + rest * (gain * (q1 - q2))
+        slope = slope - gain * (q1 - q2)
+    if weighting == "exponential":
+        early = torch.exp(start * (-1 / duration)) * (gain * (u1 - u2))
+        response = response + early
+        slope = slope - early * (1 / duration)
+    return response, slope
+
+
+def _response(
+    start: Tensor, tau_mem: Tensor, tau_syn: Tensor, duration: float, weighting: str
+) -> Tensor:
+    """``mean_response`` with its gradient.
+
+    Where only ``start`` needs one, the derivative at hand serves as the gradient: autograd would
+    keep and revisit a dozen vectors over all events.
+    """
+    if tau_mem.requires_grad or tau_syn.requires_grad:
+        return mean_response(start.double(), tau_mem, tau_syn, duration, weighting)[0]
+    fixed = start.detach()
+    response, slope = mean_response(fixed.double(), tau_mem, tau_syn, duration, weighting)
+    response = response.to(start.dtype)
+    if start.requires_grad:
+        response = response + slope.to(start.dtype) * (start - fixed)
+    return response
 
 
 def mean_membrane(
@@ -72,16 +109,16 @@ def mean_membrane(
         raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
     outputs, inputs = weight.shape
     batch = len(events)
-    start = events.times.double()
+    start = events.times
     if tau_mem.numel() == 1 and tau_syn.numel() == 1:
         # One response per event whatever the output: gather per input unit first.
-        response = mean_response(
+        response = _response(
             start, tau_mem.reshape(()), tau_syn.reshape(()), events.duration, weighting
         )
         flat = events.samples() * inputs + events.units
         gathered = weight.new_zeros(batch * inputs).index_add(0, flat, response.to(weight.dtype))
         return gathered.view(batch, inputs) @ weight.T
-    response = mean_response(start[:, None], tau_mem, tau_syn, events.duration, weighting)
+    response = _response(start[:, None], tau_mem, tau_syn, events.duration, weighting)
     each = response.to(weight.dtype) * weight.T[events.units]
     return weight.new_zeros(batch, outputs).index_add(0, events.samples(), each)
 

@@ -32,7 +32,8 @@ def _check_integers(name: str, value: Tensor) -> None:
 
 def bin_of(times: Tensor, dt: float) -> Tensor:
     """Bin index (int64) of each time: bin k covers [k dt, (k+1) dt)."""
-    return torch.floor(times.detach().double() / dt + _EDGE).long()
+    bins = times.detach().to(torch.float64, copy=True).div_(dt).add_(_EDGE)
+    return bins.floor_().long()
 
 
 class SpikeEvents:
