@@ -7,8 +7,9 @@ import inspect
 
 def host_signature(host: type, own: type, names: tuple[str, ...]) -> inspect.Signature:
     """The host's constructor arguments followed by ours, for ``help``, IDEs and parsers."""
-    shown = list(inspect.signature(host.__init__).parameters.values())[1:]
-    ours = [inspect.signature(own.__init__).parameters[name] for name in names]
+    shown = list(inspect.signature(host.__init__).parameters.values())[1:]  # type: ignore[misc]
+    own_parameters = inspect.signature(own.__init__).parameters  # type: ignore[misc]
+    ours = [own_parameters[name] for name in names]
     end = len(shown)
     if shown and shown[-1].kind is inspect.Parameter.VAR_KEYWORD:
         end -= 1

@@ -6,6 +6,7 @@ bracketed (the peak of the membrane by bisecting its derivative) and bisected to
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -155,7 +156,7 @@ def integral(
     longest = min(np.min(tau_mem), np.min(tau_syn))
     pieces = [
         np.linspace(lo, hi, int(np.ceil((hi - lo) / longest)) + 1)[:-1]
-        for lo, hi in zip(cuts[:-1], cuts[1:], strict=True)
+        for lo, hi in itertools.pairwise(cuts)
     ]
     edges = np.append(np.concatenate(pieces), duration)
     half = np.diff(edges) / 2

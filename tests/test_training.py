@@ -144,7 +144,7 @@ def test_last_without_a_run_says_so():
 
 def test_checkpoint_of_another_network_is_refused():
     fit.main([*TINY, "--test", "false"])
-    with pytest.raises(ValueError, match=r"of another network: .* \(16, 700\) there and \(9, 700\)"):
+    with pytest.raises(ValueError, match=r"another network: .* \(16, 700\) there and \(9, 700\)"):
         fit.main(
             [*TINY, "--model.network.hidden", "[9]", "--ckpt_path",
              "runs/0001/checkpoints/last.ckpt"]

@@ -1,0 +1,1 @@
+"""``python -m snn_eventprop.benchmark``: a training step of ours and of peers, timed."""
