@@ -22,7 +22,13 @@ def check_dt(dt: float) -> None:
 def num_bins(duration: float, dt: float) -> int:
     """Number of bins of width ``dt`` (s) that cover ``duration`` (s), at least one."""
     check_dt(dt)
-    return max(math.ceil(duration / dt - _EDGE), 1)
+    bins = max(math.ceil(duration / dt - _EDGE), 1)
+    if bins >= 2**31:
+        raise ValueError(
+            f"dt={dt} s cuts duration={duration} s into {bins} bins, of which 2**31 - 1 can be "
+            "counted; are both in seconds?"
+        )
+    return bins
 
 
 def _check_integers(name: str, value: Tensor) -> None:

@@ -221,6 +221,13 @@ def test_bad_dt_is_named(dt):
             call(dt)
 
 
+def test_bins_that_cannot_be_counted_are_refused():
+    events = SpikeEvents.from_list([([0.5], [0])], num_units=1, duration=1e7)
+    with pytest.raises(ValueError, match=r"dt=0.001 s cuts duration=10000000.0 s into 1000000"):
+        EventPropLIF(1, 1, dt=1e-3)(events)
+    assert len(EventPropLIF(1, 1, dt=0.01)(events)) == 1
+
+
 # Rasters
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import snn_eventprop
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents, losses, op
 from snn_eventprop.backends import reference_grid as reference
 from snn_eventprop.discretisation import exponential
@@ -283,3 +288,35 @@ def test_bins_are_not_skipped_where_the_map_may_swing_back():
     )  # fmt: skip
     assert run.spikes.sum() > 0
     assert spikes.bins.tolist() == np.flatnonzero(run.spikes).tolist()
+
+
+@pytest.mark.slow
+def test_kernels_cached_on_disk_follow_the_equations(tmp_path):
+    """Numba alone would run a kernel compiled from an older equations.py."""
+    package = tmp_path / "snn_eventprop"
+    shutil.copytree(
+        Path(snn_eventprop.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    code = (
+        "import numpy as np\n"
+        "from snn_eventprop.backends import cpu_grid\n"
+        "one, voltage = np.ones(1), np.ones(1)\n"
+        "cpu_grid._advance(one, voltage, one, one, one)\n"
+        "print(cpu_grid.__file__, voltage[0])"
+    )
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            check=True,
+        )  # fmt: skip
+        where, value = done.stdout.split()
+        assert Path(where).is_relative_to(tmp_path)
+        return float(value)
+
+    assert run() == 2.0
+    equations = package / "equations.py"
+    source = equations.read_text()
+    assert source.count("psp * current") == 1
+    equations.write_text(source.replace("psp * current", "7 * psp * current"))
+    assert run() == 8.0

@@ -14,6 +14,9 @@ and a[k] = dL/dV[k] before the reset.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+
 import numpy as np
 from numba import njit
 
@@ -28,8 +31,28 @@ _crossing_slope = njit(nogil=True, error_model="numpy")(equations.crossing_slope
 _guard = njit(nogil=True, error_model="numpy")(equations.guard)
 _jump = njit(nogil=True, error_model="numpy")(equations.jump)
 
+_EQUATIONS = hashlib.sha256(inspect.getsource(equations).encode()).hexdigest()
+
+
+def _cached(**options):
+    """``njit`` whose cache on disk follows the equations too.
+
+    Numba takes a cached kernel for current while the kernel's own file is unchanged, whatever
+    happened to the file of a function that was compiled into it.
+    """
+
+    def compile(function):
+        compiled = njit(nogil=True, cache=True, **options)(function)
+        index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+        if index is not None:  # None where compilation is switched off
+            index._source_stamp = (index._source_stamp, _EQUATIONS)
+        return compiled
+
+    return compile
+
+
 # Contraction to fused multiply-adds only: NaN and infinity keep their meaning, sums their order.
-_jit = njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
+_jit = _cached(fastmath={"contract", "nsz"}, error_model="numpy")
 
 # Bins between two stored states, from which the backward pass replays the forward one.
 SEGMENT = 1024
@@ -99,7 +122,7 @@ def _add_rows(total, rows, index, values, lo, hi, start, stop):
 
 
 # Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
-_jit_sum = njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+_jit_sum = _cached(fastmath={"contract", "nsz", "reassoc"})
 
 
 @_jit_sum
