@@ -126,7 +126,9 @@ def _forward(
         last_current.numpy(), last_voltage.numpy(), trace.numpy(), states.numpy(),
     )  # fmt: skip
     parts = over_samples(
-        lambda lo, hi: cpu_grid.forward(lo, hi, *arguments), offsets.diff().numpy() + steps
+        lambda lo, hi: cpu_grid.forward(lo, hi, *arguments),
+        offsets.diff().numpy() + steps,
+        per_thread=4,
     )
     out_bins, out_units, slopes, counts = (
         torch.from_numpy(np.concatenate(piece)) if piece else torch.empty(0)

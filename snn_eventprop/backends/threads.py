@@ -36,15 +36,19 @@ def partition(work: np.ndarray, parts: int) -> list[tuple[int, int]]:
     return [(int(lo), int(hi)) for lo, hi in itertools.pairwise(cuts)]
 
 
-def over_samples(run: Callable[[int, int], _Result], work: np.ndarray) -> list[_Result]:
+def over_samples(
+    run: Callable[[int, int], _Result], work: np.ndarray, per_thread: int = 1
+) -> list[_Result]:
     """``run(lo, hi)`` for each range of samples, on ``torch.get_num_threads()`` threads.
 
     ``run`` must release the GIL. Results come in sample order, so that whatever is summed over
-    them is bitwise repeatable for a fixed thread count.
+    them is bitwise repeatable for a fixed thread count. Several ranges ``per_thread`` even out
+    the load where another process slows a core down.
     """
-    ranges = partition(work, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    ranges = partition(work, threads * per_thread)
     if not ranges:
         return []
-    pool = _pool(len(ranges))
+    pool = _pool(min(threads, len(ranges)))
     jobs = [pool.submit(run, lo, hi) for lo, hi in ranges]
     return [job.result() for job in jobs]
