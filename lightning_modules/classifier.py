@@ -133,22 +133,22 @@ class SpikingClassifier(LightningModule):
             reduce_fx="sum", batch_size=1,
         )  # fmt: skip
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         named = list(self.network.named_parameters())
         weights = [p for name, p in named if name.endswith("weight")]
         constants = [p for name, p in named if not name.endswith("weight")]
-        optimizer = torch.optim.AdamW(
+        return torch.optim.AdamW(
             [
                 {"params": weights, "weight_decay": self.weight_decay},
                 {"params": constants, "weight_decay": 0.0},
             ],
             lr=self.lr,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # From the step alone: a schedule without a state resumes anywhere in an epoch.
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * self._lr_factor(self.trainer.global_step)
 
     def _lr_factor(self, step: int) -> float:
         rise = min(1.0, (step + 1) / max(self.warmup_steps, 1))

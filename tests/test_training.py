@@ -116,6 +116,7 @@ def test_resuming_ends_with_the_weights_of_one_long_run():
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_weights(step, monkeypatch, capsys):
     """Three batches an epoch: in the middle of an epoch, at its end, in the second epoch."""
     augmented = [*TINY, "--data.channel_shift", "20", "--test", "false"]
+    augmented += ["--model.cosine", "true", "--model.warmup_steps", "2"]
     fit.main([*augmented, "--run_dir", "whole"])
 
     original = callbacks.History.on_train_batch_end
