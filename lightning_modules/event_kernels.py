@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from snn_eventprop.events import _EDGE  # an event at t belongs to bin floor(t / dt + _EDGE)
+from snn_eventprop.bins import _EDGE  # an event at t belongs to bin floor(t / dt + _EDGE)
 
 _jit = njit(nogil=True, cache=True)
 

@@ -1,7 +1,5 @@
 """A leaky integrator's membrane and its time averages in closed form, as differentiable torch."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, get_args
 
@@ -17,6 +15,8 @@ WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 # Time constants closer than this are spread symmetrically about their mean: the divided
 # difference below is then a central difference, off by the square of it.
 _SPREAD = 1e-4
+
+_PIECE = 2**14  # events at a time
 
 
 def _terms(tau: Tensor, duration: float, weighting: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -73,22 +73,43 @@ def mean_response(
     return response, slope
 
 
-def _response(
-    start: Tensor, tau_mem: Tensor, tau_syn: Tensor, duration: float, weighting: str
-) -> Tensor:
-    """``mean_response`` with its gradient.
+@torch.library.custom_op("snn_eventprop::gathered_response", mutates_args=())
+def _gathered_response(
+    start: Tensor, flat: Tensor, size: int, tau_mem: Tensor, tau_syn: Tensor, duration: float,
+    weighting: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """``mean_response`` summed over the events of each of ``size`` units, and its slope in each.
 
-    Where only ``start`` needs one, the derivative at hand serves as the gradient: autograd would
-    keep and revisit a dozen vectors over all events.
+    For time constants that need no gradient: autograd would keep and revisit a dozen vectors over
+    all events, where the slope is all it takes. In pieces that stay in the cache.
     """
-    if tau_mem.requires_grad or tau_syn.requires_grad:
-        return mean_response(start.double(), tau_mem, tau_syn, duration, weighting)[0]
-    fixed = start.detach()
-    response, slope = mean_response(fixed.double(), tau_mem, tau_syn, duration, weighting)
-    response = response.to(start.dtype)
-    if start.requires_grad:
-        response = response + slope.to(start.dtype) * (start - fixed)
-    return response
+    total = torch.zeros(size, dtype=torch.float64, device=start.device)
+    slopes = torch.empty_like(start)
+    for piece, index, out in zip(
+        start.split(_PIECE), flat.split(_PIECE), slopes.split(_PIECE), strict=True
+    ):
+        response, slope = mean_response(piece.double(), tau_mem, tau_syn, duration, weighting)
+        total.index_add_(0, index, response)
+        out.copy_(slope)
+    return total.to(start.dtype), slopes
+
+
+@_gathered_response.register_fake
+def _(start, flat, size, tau_mem, tau_syn, duration, weighting):
+    return start.new_empty(size), torch.empty_like(start)
+
+
+def _keep_slopes(ctx, inputs, output) -> None:
+    ctx.save_for_backward(inputs[1], output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _apply_slopes(ctx, grad, _):
+    flat, slopes = ctx.saved_tensors
+    return grad[flat].mul_(slopes), None, None, None, None, None, None
+
+
+_gathered_response.register_autograd(_apply_slopes, setup_context=_keep_slopes)
 
 
 def mean_membrane(
@@ -110,15 +131,20 @@ def mean_membrane(
     outputs, inputs = weight.shape
     batch = len(events)
     start = events.times
+    learned = tau_mem.requires_grad or tau_syn.requires_grad
     if tau_mem.numel() == 1 and tau_syn.numel() == 1:
         # One response per event whatever the output: gather per input unit first.
-        response = _response(
-            start, tau_mem.reshape(()), tau_syn.reshape(()), events.duration, weighting
-        )
-        flat = events.samples() * inputs + events.units
-        gathered = weight.new_zeros(batch * inputs).index_add(0, flat, response.to(weight.dtype))
-        return gathered.view(batch, inputs) @ weight.T
-    response = _response(start[:, None], tau_mem, tau_syn, events.duration, weighting)
+        constants = (tau_mem.reshape(()), tau_syn.reshape(()), events.duration, weighting)
+        flat = events.samples().mul_(inputs).add_(events.units)
+        if learned:
+            response = mean_response(start.double(), *constants)[0]
+            gathered = response.new_zeros(batch * inputs).index_add(0, flat, response)
+        else:
+            gathered, _ = _gathered_response(start, flat, batch * inputs, *constants)
+        return gathered.to(weight.dtype).view(batch, inputs) @ weight.T
+    response = mean_response(
+        start[:, None].double(), tau_mem, tau_syn, events.duration, weighting
+    )[0]
     each = response.to(weight.dtype) * weight.T[events.units]
     return weight.new_zeros(batch, outputs).index_add(0, events.samples(), each)
 

@@ -9,37 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A time this share of a bin below a bin's edge counts as that edge: float32 times of 100,000
-# steps are off by up to 0.6 % of a bin.
-_EDGE = 0.01
-
-
-def check_dt(dt: float) -> None:
-    if not (math.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt must be a positive time in seconds, got {dt!r}")
-
-
-def num_bins(duration: float, dt: float) -> int:
-    """Number of bins of width ``dt`` (s) that cover ``duration`` (s), at least one."""
-    check_dt(dt)
-    bins = max(math.ceil(duration / dt - _EDGE), 1)
-    if bins >= 2**31:
-        raise ValueError(
-            f"dt={dt} s cuts duration={duration} s into {bins} bins, of which 2**31 - 1 can be "
-            "counted; are both in seconds?"
-        )
-    return bins
+from .bins import bin_of, check_dt, num_bins
 
 
 def _check_integers(name: str, value: Tensor) -> None:
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, got {value.dtype}")
-
-
-def bin_of(times: Tensor, dt: float) -> Tensor:
-    """Bin index (int64) of each time: bin k covers [k dt, (k+1) dt)."""
-    bins = times.detach().to(torch.float64, copy=True).div_(dt).add_(_EDGE)
-    return bins.floor_().long()
 
 
 class SpikeEvents:
@@ -261,7 +236,7 @@ class SpikeEvents:
             dtype=dtype or self.times.dtype,
             device=self.times.device,
         )
-        bins = bin_of(self.times, dt).clamp_(max=steps - 1)
+        bins = bin_of(self.times, dt, steps).long()
         one = torch.ones((), dtype=raster.dtype, device=raster.device)
         return raster.index_put_((bins, self.samples(), self.units), one, accumulate=True)
 
@@ -300,14 +275,23 @@ class SpikeEvents:
         """Copy to page-locked memory, for asynchronous transfer to a GPU."""
         marks = None if self.marks is None else self.marks.pin_memory()
         return SpikeEvents(
-            self.times.pin_memory(), self.units.pin_memory(), self.offsets.pin_memory(),
-            self.num_units, self.duration, marks, validate=False,
+            self.times.pin_memory(),
+            self.units.pin_memory(),
+            self.offsets.pin_memory(),
+            self.num_units,
+            self.duration,
+            marks,
+            validate=False,
         )
 
     def detach(self) -> SpikeEvents:
         """The same events without autograd history."""
         return SpikeEvents(
-            self.times.detach(), self.units, self.offsets, self.num_units, self.duration,
+            self.times.detach(),
+            self.units,
+            self.offsets,
+            self.num_units,
+            self.duration,
             validate=False,
         )
 
@@ -337,8 +321,12 @@ class SpikeEvents:
             return torch.cat([values[p] for p in pieces]) if pieces else values[:0]
 
         return SpikeEvents(
-            pick(self.times), pick(self.units), torch.tensor(offsets, device=self.offsets.device),
-            self.num_units, self.duration, None if self.marks is None else pick(self.marks),
+            pick(self.times),
+            pick(self.units),
+            torch.tensor(offsets, device=self.offsets.device),
+            self.num_units,
+            self.duration,
+            None if self.marks is None else pick(self.marks),
             validate=False,
         )
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from . import _report, closed_form, op
+from .bins import bin_of, check_dt, num_bins
 from .diagnostics import LayerRecord
 from .discretisation import exponential
-from .events import SpikeEvents, bin_of, check_dt, num_bins
+from .events import SpikeEvents
 
 Solver = Literal["grid"]
 SOLVERS: tuple[str, ...] = get_args(Solver)
@@ -296,7 +297,7 @@ class EventPropLIF(_SpikingNeurons):
             return SpikeEvents(
                 # In float64 first: the product is then off by one rounding, not by two.
                 (spikes.stamps.double() * self.dt).to(spikes.stamps.dtype),
-                spikes.units.long(), spikes.offsets,
+                spikes.units, spikes.offsets,
                 self.out_features, input.duration, spikes.marks, validate=False,
             )  # fmt: skip
         _check_raster(self, input)
@@ -479,9 +480,7 @@ class EventPropLI(_Neurons):
         self._check_closed_form(events)
         return closed_form.membrane_at(times, events, self.weight, self.tau_mem, self.tau_syn)
 
-    def integral(
-        self, events: SpikeEvents, weighting: closed_form.Weighting = "uniform"
-    ) -> Tensor:
+    def integral(self, events: SpikeEvents, weighting: closed_form.Weighting = "uniform") -> Tensor:
         """Weighted time average of the membrane, ``(1/T) integral_0^T w(t) V(t) dt``, ``[B, O]``.
 
         Args:
@@ -490,9 +489,7 @@ class EventPropLI(_Neurons):
                 with T the duration of the events.
         """
         self._check_closed_form(events)
-        return closed_form.mean_membrane(
-            events, self.weight, self.tau_mem, self.tau_syn, weighting
-        )
+        return closed_form.mean_membrane(events, self.weight, self.tau_mem, self.tau_syn, weighting)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self._describe()}, dt={self.dt:g}"
@@ -533,10 +530,10 @@ def _check_raster(layer: EventPropLIF | EventPropLI, raster: Tensor) -> None:
 def _events_on_grid(
     events: SpikeEvents, dt: float, steps: int, dtype: torch.dtype
 ) -> tuple[op.Events, Tensor | None]:
-    bins = bin_of(events.times, dt).clamp_(max=steps - 1).int()
+    bins = bin_of(events.times, dt, steps)
     stamps = events.times.to(dtype) / dt if events.times.requires_grad else None
     ones = events.times.new_empty(0, dtype=dtype)
-    return op.Events(bins, events.units.int(), ones, events.offsets), stamps
+    return op.Events(bins, events.units, ones, events.offsets), stamps
 
 
 def _wanted(raster: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -32,7 +32,7 @@ class Events(NamedTuple):
     """Input events of a batch on the grid (``values`` empty: all one)."""
 
     bins: Tensor  # [S] int32, ascending within each sample
-    units: Tensor  # [S] int32
+    units: Tensor  # [S] int64
     values: Tensor  # [S] or [0]
     offsets: Tensor  # [B + 1] int64
 
@@ -43,7 +43,7 @@ class GridSpikes(NamedTuple):
     stamps: Tensor  # [S2] float bin index, differentiable
     marks: Tensor  # [S2] ones, differentiable
     bins: Tensor  # [S2] int32
-    units: Tensor  # [S2] int32
+    units: Tensor  # [S2] int64
     slopes: Tensor  # [S2] V' dt at each spike
     offsets: Tensor  # [B + 1] int64
     last_current: Tensor  # [B, H] I of the last bin, before it is scaled by s
@@ -68,8 +68,8 @@ _BAD_DATA = "look at the data, or at the layers before this one"
 
 def check_finite(mend: str, **tensors: Optional[Tensor]) -> None:
     for name, tensor in tensors.items():
-        # One NaN or infinity makes the sum of absolute values NaN or infinite.
-        if tensor is not None and tensor.numel() and not torch.isfinite(tensor.abs().sum()):
+        # One NaN or infinity makes the sum NaN or infinite.
+        if tensor is not None and tensor.numel() and not torch.isfinite(tensor.sum()):
             finite = torch.isfinite(tensor)
             if not bool(finite.all()):
                 raise ValueError(
@@ -134,7 +134,7 @@ def _forward(
         torch.from_numpy(np.concatenate(piece)) if piece else torch.empty(0)
         for piece in zip(*parts, strict=True)
     ) if parts else (
-        torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.int32),
+        torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.int64),
         torch.empty(0, dtype=dtype), torch.empty(0, dtype=torch.int64),
     )  # fmt: skip
     out_offsets = torch.zeros(batch + 1, dtype=torch.int64)
@@ -157,7 +157,7 @@ def _(
     new = coefficients.new_empty
     segments = -(-steps // cpu_grid.SEGMENT)
     return (
-        new(spikes), new(spikes), new(spikes, dtype=torch.int32), new(spikes, dtype=torch.int32),
+        new(spikes), new(spikes), new(spikes, dtype=torch.int32), new(spikes, dtype=torch.int64),
         new(spikes), new(batch + 1, dtype=torch.int64), new((batch, size)), new((batch, size)),
         new((steps, batch, size) if record else (0, 0, 0)),
         new((batch, segments, 2, size) if keep_states else (0, 0, 0, 0)),
@@ -353,7 +353,7 @@ def _dense_events(raster: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         values = values[:0]
     offsets = torch.zeros(raster.shape[1] + 1, dtype=torch.int64, device=raster.device)
     torch.cumsum(torch.bincount(sample, minlength=raster.shape[1]), 0, out=offsets[1:])
-    return bins.int(), units.int(), values.clone(), offsets
+    return bins.int(), units.clone(), values.clone(), offsets
 
 
 @_dense_events.register_fake
@@ -363,7 +363,7 @@ def _(raster):
     new = raster.new_empty
     return (
         new(events, dtype=torch.int32),
-        new(events, dtype=torch.int32),
+        new(events, dtype=torch.int64),
         new(weighted),
         new(raster.shape[1] + 1, dtype=torch.int64),
     )
@@ -378,7 +378,7 @@ def _to_raster(
         torch.arange(batch, device=offsets.device), offsets.diff(), output_size=bins.numel()
     )
     raster = stamps.new_zeros((steps, batch, size))
-    raster[bins.long(), sample, units.long()] = 1
+    raster[bins.long(), sample, units] = 1
     return raster
 
 
@@ -395,7 +395,7 @@ def _raster_worth_change(
     sample = torch.repeat_interleave(
         torch.arange(batch, device=offsets.device), offsets.diff(), output_size=bins.numel()
     )
-    k, n = bins.long(), units.long()
+    k, n = bins.long(), units
     last = k == steps - 1
     now = grad[k, sample, n]
     later = grad[(k + 1).clamp(max=max(steps - 1, 0)), sample, n]
@@ -427,9 +427,7 @@ def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tenso
     by one bin changes the loss by G[k + 1] - G[k]. Beyond the last bin G is 0, or with ``hold``
     its last value, so that a spike in the last bin does not feel the end of the recording.
     """
-    return _to_raster(
-        spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold
-    )
+    return _to_raster(spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold)
 
 
 def check_backend(parameter: Tensor) -> None:
@@ -453,9 +451,9 @@ def dense_events(raster: Tensor, dtype: torch.dtype) -> Events:
 
 def no_events(batch: int, like: Tensor) -> Events:
     """A batch without input events, for layers driven by currents alone."""
-    integers = torch.empty(0, dtype=torch.int32, device=like.device)
+    bins = torch.empty(0, dtype=torch.int32, device=like.device)
     offsets = torch.zeros(batch + 1, dtype=torch.int64, device=like.device)
-    return Events(integers, integers, like.new_empty(0), offsets)
+    return Events(bins, bins.long(), like.new_empty(0), offsets)
 
 
 def grid_lif(

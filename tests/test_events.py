@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from snn_eventprop import EventPropLIF, SpikeEvents
-from snn_eventprop.events import bin_of, num_bins
+from snn_eventprop.bins import bin_of, num_bins
 
 
 def three_samples(dtype=torch.float32) -> SpikeEvents:
@@ -177,7 +177,7 @@ def test_an_event_at_the_very_end_falls_in_the_last_bin():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("dt", [1e-3, 1e-4, 3e-4, 0.7e-3, 1 / 3000, 0.02])
 def test_events_on_bin_edges_keep_their_bin_at_100_000_steps(dt, dtype):
-    bins = torch.arange(100_000)
+    bins = torch.arange(100_000, dtype=torch.int32)
     times = (bins.double() * dt).to(dtype)
     assert torch.equal(bin_of(times, dt), bins)
     assert num_bins(100_000 * dt, dt) == 100_000

@@ -14,53 +14,25 @@ and a[k] = dL/dV[k] before the reset.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-
 import numpy as np
-from numba import njit
 
 from .. import equations
+from .compile import equation
+from .compile import index as _index
+from .compile import kernel as _jit
+from .compile import sum_kernel as _jit_sum
 
 RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
 
-_flow = njit(nogil=True, error_model="numpy")(equations.flow)
-_adjoint_flow = njit(nogil=True, error_model="numpy")(equations.adjoint_flow)
-_slope = njit(nogil=True, error_model="numpy")(equations.slope)
-_crossing_slope = njit(nogil=True, error_model="numpy")(equations.crossing_slope)
-_guard = njit(nogil=True, error_model="numpy")(equations.guard)
-_jump = njit(nogil=True, error_model="numpy")(equations.jump)
-
-_EQUATIONS = hashlib.sha256(inspect.getsource(equations).encode()).hexdigest()
-
-
-def _cached(**options):
-    """``njit`` whose cache on disk follows the equations too.
-
-    Numba takes a cached kernel for current while the kernel's own file is unchanged, whatever
-    happened to the file of a function that was compiled into it.
-    """
-
-    def compile(function):
-        compiled = njit(nogil=True, cache=True, **options)(function)
-        index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-        if index is not None:  # None where compilation is switched off
-            index._source_stamp = (index._source_stamp, _EQUATIONS)
-        return compiled
-
-    return compile
-
-
-# Contraction to fused multiply-adds only: NaN and infinity keep their meaning, sums their order.
-_jit = _cached(fastmath={"contract", "nsz"}, error_model="numpy")
+_flow = equation(equations.flow)
+_adjoint_flow = equation(equations.adjoint_flow)
+_slope = equation(equations.slope)
+_crossing_slope = equation(equations.crossing_slope)
+_guard = equation(equations.guard)
+_jump = equation(equations.jump)
 
 # Bins between two stored states, from which the backward pass replays the forward one.
 SEGMENT = 1024
-
-
-# Indices are unsigned in the loops that matter: a signed one that may be negative, and so count
-# from the end, keeps the compiler from vectorising.
-_index = np.uint64
 
 
 @_jit
@@ -119,10 +91,6 @@ def _add_rows(total, rows, index, values, lo, hi, start, stop):
     if e < hi:
         x0 = values[e] if weighted else one
         _add_1_scaled(total, rows, _index(index[e]), x0, start, stop)
-
-
-# Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
-_jit_sum = _cached(fastmath={"contract", "nsz", "reassoc"})
 
 
 @_jit_sum
@@ -323,7 +291,7 @@ def forward(
     """
     size = s.shape[0]
     out_bins = np.empty(1024, np.int32)
-    out_units = np.empty(1024, np.int32)
+    out_units = np.empty(1024, np.int64)
     out_slopes = np.empty(1024, s.dtype)
     counts = np.zeros(hi - lo, np.int64)
     total = 0
@@ -336,7 +304,7 @@ def forward(
     table = _powers(s, c, m, 32)
     current = np.empty(size, s.dtype)
     voltage = np.empty(size, s.dtype)
-    pending = np.empty(size + 1, np.int32)  # units that spiked in the previous bin
+    pending = np.empty(size + 1, np.int64)  # units that spiked in the previous bin
     for b in range(lo, hi):
         current[:] = current0[b]
         voltage[:] = voltage0[b]
@@ -510,9 +478,7 @@ def backward(
                     while earliest > first_spike and out_bins[earliest - 1] == k:
                         earliest -= 1
                     _difference(change_of_beta, beta[row + 2], beta[row + 1])
-                    _dot_rows(
-                        recurrent, out_units, earliest, spike + 1, change_of_beta, received
-                    )
+                    _dot_rows(recurrent, out_units, earliest, spike + 1, change_of_beta, received)
                 while spike >= first_spike and out_bins[spike] == k:
                     n = out_units[spike]
                     change = worth_change[spike]
@@ -651,7 +617,7 @@ def _replay(
     previous = out_offsets[b] + np.searchsorted(own_bins, begin - 1)
     pending = out_units[previous:spike].copy()
     if begin == 0 and spikes0.size > 0:
-        pending = np.flatnonzero(spikes0[b]).astype(np.int32)
+        pending = np.flatnonzero(spikes0[b])
     for k in range(begin, end):
         first = event
         while event < offsets[b + 1] and bins[event] == k:
