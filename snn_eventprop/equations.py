@@ -48,6 +48,37 @@ def psp_coefficient(gap, tau_mem, tau_syn):
     return gap / tau_mem * math.exp(-gap / tau_mem) * math.expm1(x) / x
 
 
+def psp_derivatives(gap, e_syn, e_mem, tau_mem, tau_syn):
+    """Derivatives of ``psp_coefficient`` with respect to tau_mem and to tau_syn.
+
+    With x = gap/tau_mem - gap/tau_syn and f(x) = expm1(x)/x the coefficient is
+    gap/tau_mem e_mem f(x); f' is a series where x is small.
+    """
+    start = gap / tau_mem
+    x = start - gap / tau_syn
+    if abs(x) < 0.1:
+        f = 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
+        slope = 1 / 2 + x * (1 / 3 + x * (1 / 8 + x * (1 / 30 + x * (1 / 144 + x * (1 / 840 + x / 5760)))))
+        value, change = start * e_mem * f, start * e_mem * slope
+    else:
+        value = start * (e_syn - e_mem) / x
+        change = start * (e_syn * (x - 1) + e_mem) / (x * x)
+    return (value * (start - 1) - change * start) / tau_mem, change * gap / tau_syn**2
+
+
+def peak_time(current, voltage, tau_mem, tau_syn):
+    """Seconds until V peaks (where I has come down to V), for I > V now and I < V later.
+
+    tau_syn y log(1 - z) / -z with y = 1 - V/I and z = (1 - tau_syn/tau_mem) y; tau_syn y where the
+    two time constants are equal.
+    """
+    y = 1 - voltage / current
+    z = (1 - tau_syn / tau_mem) * y
+    if abs(z) < 1e-8:
+        return tau_syn * y * (1 + z / 2)
+    return tau_syn * y * math.log1p(-z) / -z
+
+
 def flow(current, voltage, e_syn, e_mem, psp):
     """State after a gap without events: ``(I, V) -> (e_syn I, e_mem V + psp I)``."""
     return e_syn * current, e_mem * voltage + psp * current

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from . import _report, closed_form, op
+from . import _report, closed_form, op, op_exact
 from .bins import bin_of, check_dt, num_bins
 from .diagnostics import LayerRecord
 from .discretisation import exponential
 from .events import SpikeEvents
 
-Solver = Literal["grid"]
+Solver = Literal["grid", "exact"]
 SOLVERS: tuple[str, ...] = get_args(Solver)
 
 
@@ -161,11 +161,14 @@ class _SpikingNeurons(_Neurons):
             tag=id(self),
             **inputs,
         )
+        self._remember(spikes.units, spikes.offsets, size)
+        return spikes
+
+    def _remember(self, units: Tensor, offsets: Tensor, size: int) -> None:
         if not torch.compiler.is_exporting():
             if self._record is None and not torch.compiler.is_compiling():
                 _report.forget(id(self))  # of a layer that lived at this address before
-            self._record = LayerRecord(spikes.units, spikes.offsets, size)
-        return spikes
+            self._record = LayerRecord(units, offsets, size)
 
 
 class EventPropLIF(_SpikingNeurons):
@@ -187,11 +190,15 @@ class EventPropLIF(_SpikingNeurons):
         threshold: number or ``[out_features]``, positive.
         learn_tau_mem, learn_tau_syn, learn_threshold: make them parameters, one per neuron.
         solver: ``"grid"``: bins of ``dt``; gradients converge to those of continuous time at first
-            order in dt.
-        dt: bin width of the grid in seconds.
+            order in dt. ``"exact"``: continuous time from event to event, for ``SpikeEvents``
+            alone; spike times and gradients are exact to rounding.
+        dt: bin width of the grid in seconds; the exact solver has none.
         grazing_guard: smallest slope of V at a spike used in the gradient, in units of
             threshold / tau_mem; spikes that graze the threshold have unbounded exact gradients.
             0 switches it off. ``snn_eventprop.diagnostics`` counts where it acted.
+        max_rate: spikes per second and neuron, in the mean over the layer and a sample, at which
+            the exact solver gives up: in continuous time, recurrent excitation that feeds itself
+            makes spikes without end (a grid bounds them to one in a bin).
         device, dtype: of parameters; float32 or float64.
 
     Shapes:
@@ -203,7 +210,9 @@ class EventPropLIF(_SpikingNeurons):
     Raises:
         ValueError: time constants, threshold or dt that are not positive, wrong shapes, weights
             that are NaN or infinite.
-        TypeError: an input that is neither a tensor nor ``SpikeEvents``.
+        TypeError: an input that is neither a tensor nor ``SpikeEvents``; a raster for the exact
+            solver.
+        RuntimeError: runaway excitation, with the sample and the time.
 
     >>> layer = EventPropLIF(3, 2, dt=1e-3)
     >>> torch.nn.init.constant_(layer.weight, 5.0).shape
@@ -231,6 +240,7 @@ class EventPropLIF(_SpikingNeurons):
         solver: Solver = "grid",
         dt: float = 1e-3,
         grazing_guard: float = 0.05,
+        max_rate: float = 2000.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -243,11 +253,14 @@ class EventPropLIF(_SpikingNeurons):
         )  # fmt: skip
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
+        if not max_rate > 0:
+            raise ValueError(f"max_rate must be positive (spikes per second), got {max_rate!r}")
         self.in_features = in_features
         self.out_features = out_features
         self.recurrent = recurrent
         self.recurrent_diagonal = recurrent_diagonal
         self.solver = solver
+        self.max_rate = float(max_rate)
         self.weight = nn.Parameter(
             torch.empty(out_features, in_features, device=device, dtype=dtype)
         )
@@ -286,6 +299,8 @@ class EventPropLIF(_SpikingNeurons):
 
     def forward(self, input: SpikeEvents | Tensor):
         """Spikes out for spikes in: events for events, a raster for a raster."""
+        if self.solver == "exact":
+            return self._forward_exact(input)
         if isinstance(input, SpikeEvents):
             _check_units(self, input)
             steps = num_bins(input.duration, self.dt)
@@ -308,11 +323,38 @@ class EventPropLIF(_SpikingNeurons):
         )  # fmt: skip
         return op.to_raster(spikes, input.shape[0], self.out_features, hold=True)
 
+    def _forward_exact(self, events: SpikeEvents) -> SpikeEvents:
+        if not isinstance(events, SpikeEvents):
+            raise TypeError(
+                f'solver="exact" reads SpikeEvents, got {type(events).__name__}; convert a raster '
+                'with SpikeEvents.from_dense(raster, dt), or use solver="grid"'
+            )
+        _check_units(self, events)
+        size, dtype = self.out_features, self.weight.dtype
+        threshold = self._checked_threshold().expand(size)
+        tau_mem, tau_syn = self.tau_mem, self.tau_syn
+        shape = (1,) if tau_mem.numel() == tau_syn.numel() == 1 else (size,)
+        floor = self.grazing_guard * threshold.detach() / tau_mem.detach()
+        spikes = op_exact.exact_lif(
+            events.times, events.units, events.offsets, events.duration,
+            self.weight.t().contiguous(), tau_mem.expand(shape), tau_syn.expand(shape),
+            threshold, torch.zeros_like(threshold), floor.to(dtype),
+            recurrent=self._recurrent_rows(),
+            limit=math.ceil(self.max_rate * size * events.duration) + 1000,
+            name=f"{type(self).__name__}({self.in_features}, {size})", tag=id(self),
+        )  # fmt: skip
+        self._remember(spikes.units, spikes.offsets, size)
+        return SpikeEvents(
+            spikes.times, spikes.units, spikes.offsets, size, events.duration, spikes.marks,
+            validate=False,
+        )  # fmt: skip
+
     def extra_repr(self) -> str:
         diagonal = f"recurrent_diagonal={self.recurrent_diagonal}, " if self.recurrent else ""
         return (
             f"{self.in_features}, {self.out_features}, recurrent={self.recurrent}, {diagonal}"
-            f"{self._describe()}, solver={self.solver!r}, dt={self.dt:g}"
+            f"{self._describe()}, solver={self.solver!r}"
+            + f", dt={self.dt:g}" * (self.solver == "grid")
         )
 
 

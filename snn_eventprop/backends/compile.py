@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+from pathlib import Path
 
 import numpy as np
 from numba import njit
 
 from .. import equations
 
-_EQUATIONS = hashlib.sha256(inspect.getsource(equations).encode()).hexdigest()
+_SOURCES = [Path(equations.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
+_STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
 
 def cached(**options):
-    """``njit`` whose cache on disk follows the equations too.
+    """``njit`` whose cache on disk follows the equations and all kernels.
 
     Numba takes a cached kernel for current while the kernel's own file is unchanged, whatever
     happened to the file of a function that was compiled into it.
@@ -24,22 +25,37 @@ def cached(**options):
         compiled = njit(nogil=True, cache=True, **options)(function)
         index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
         if index is not None:  # None where compilation is switched off
-            index._source_stamp = (index._source_stamp, _EQUATIONS)
+            index._source_stamp = (index._source_stamp, _STAMP)
         return compiled
 
     return compile
 
 
 def equation(function):
-    """A function of ``snn_eventprop.equations``, to be compiled into kernels."""
-    return njit(nogil=True, error_model="numpy")(function)
+    """A function of ``snn_eventprop.equations``, written into the kernels that use it."""
+    return inlined(function)
 
+
+# For scalar functions: as if they stood in the kernel that uses them.
+inlined = njit(inline="always", error_model="numpy")
 
 # Contraction to fused multiply-adds only: NaN and infinity keep their meaning, sums their order.
-kernel = cached(fastmath={"contract", "nsz"}, error_model="numpy")
+_STRICT = {"contract", "nsz"}
 
-# Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
-sum_kernel = cached(fastmath={"contract", "nsz", "reassoc"})
+# What allocates memory, runs once per range of samples, and calls kernels.
+entry = cached(fastmath=_STRICT, error_model="numpy")
+
+# What runs per sample or more often. Memory comes from outside: code that may allocate counts
+# references to each array that it passes on or looks into, with atomic instructions on counters
+# that all threads share, which costs more than adding a row of weights. Numba's switch for that
+# is not a documented one, and only spares time.
+try:
+    kernel = cached(fastmath=_STRICT, error_model="numpy", _nrt=False)
+    # Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
+    sum_kernel = cached(fastmath=_STRICT | {"reassoc"}, error_model="numpy", _nrt=False)
+except TypeError:
+    kernel = entry
+    sum_kernel = cached(fastmath=_STRICT | {"reassoc"}, error_model="numpy")
 
 # Indices are unsigned in the loops that matter: a signed one that may be negative, and so count
 # from the end, keeps the compiler from vectorising.

@@ -19,7 +19,7 @@ import numpy as np
 from .. import equations
 from .compile import equation
 from .compile import index as _index
-from .compile import kernel as _jit
+from .compile import entry as _jit
 from .compile import sum_kernel as _jit_sum
 
 RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
@@ -171,9 +171,9 @@ def _difference(out, x, y):
 
 @_jit
 def _count_above(voltage, threshold):
-    fired = 0
+    fired = np.int32(0)  # as wide as the numbers compared, for the sake of vectors
     for h in range(voltage.shape[0]):
-        fired += voltage[h] > threshold[h]
+        fired = np.int32(fired + np.int32(voltage[h] > threshold[h]))
     return fired
 
 

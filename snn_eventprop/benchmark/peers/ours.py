@@ -6,18 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from ...events import SpikeEvents
-from ...layers import EventPropLI, EventPropLIF
+from ...layers import EventPropLI, EventPropLIF, Solver
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
 from .base import TorchNetwork
 
 
 class Grid(TorchNetwork):
+    solver: Solver = "grid"
+
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         weights = draw_weights(case)
         self.hidden = EventPropLIF(
             case.inputs, case.hidden, recurrent=True, tau_mem=TAU_MEM, tau_syn=TAU_SYN,
-            dt=case.dt,
+            dt=case.dt, solver=self.solver,
         )  # fmt: skip
         self.readout = EventPropLI(
             case.hidden, case.outputs, tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=case.dt
@@ -39,3 +41,7 @@ class Grid(TorchNetwork):
     def forward(self, encoded: SpikeEvents, target: Tensor) -> Tensor:
         averages = self.readout.integral(self.hidden(encoded), "exponential")
         return self.loss.from_logits(self.loss.scale * averages, target)
+
+
+class Exact(Grid):
+    solver = "exact"
