@@ -58,7 +58,8 @@ def psp_derivatives(gap, e_syn, e_mem, tau_mem, tau_syn):
     x = start - gap / tau_syn
     if abs(x) < 0.1:
         f = 1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6 * (1 + x / 7)))))
-        slope = 1 / 2 + x * (1 / 3 + x * (1 / 8 + x * (1 / 30 + x * (1 / 144 + x * (1 / 840 + x / 5760)))))
+        slope = x * (1 / 8 + x * (1 / 30 + x * (1 / 144 + x * (1 / 840 + x / 5760))))
+        slope = 1 / 2 + x * (1 / 3 + slope)
         value, change = start * e_mem * f, start * e_mem * slope
     else:
         value = start * (e_syn - e_mem) / x

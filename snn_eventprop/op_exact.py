@@ -64,7 +64,7 @@ def _forward(
     tag: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_finite(DIVERGED, weight=weight, recurrent_weight=recurrent)
-    dtype, batch, size = weight.dtype, offsets.numel() - 1, weight.shape[1]
+    dtype, size = weight.dtype, weight.shape[1]
     stopped = np.full(2, -1.0)
     arrays = _numpy(
         times, units, offsets, weight, _rows(recurrent, weight), _rates(tau_mem), _rates(tau_syn),

@@ -60,3 +60,18 @@ except TypeError:
 # Indices are unsigned in the loops that matter: a signed one that may be negative, and so count
 # from the end, keeps the compiler from vectorising.
 index = np.uint64
+
+
+@entry
+def grown(values, used):
+    """An array of twice the length that begins with ``values[:used]``."""
+    larger = np.empty((2 * values.shape[0], *values.shape[1:]), values.dtype)
+    larger[:used] = values[:used]
+    return larger
+
+
+@kernel
+def copy(out, values):
+    """``out[:] = values`` for vectors that do not overlap; the assignment may allocate."""
+    for j in range(out.shape[0]):
+        out[index(j)] = values[index(j)]

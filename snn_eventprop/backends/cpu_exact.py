@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import overload
 
 from .. import equations
-from .compile import entry, equation, index, inlined, kernel, sum_kernel
+from .compile import copy, entry, equation, grown, index, kernel, sum_kernel
 from .gaps import coefficients, fill_coefficients
 
 # Events between two stored states.
@@ -128,12 +128,6 @@ def _worth_change(rows, row, b, a, rate_mem, rate_syn):
     if rate_mem.shape[0] == 1:
         return _change_of_worth(rows[row], b, a, rate_mem[0], rate_syn[0])
     return _change_of_worth(rows[row], b, a, rate_mem, rate_syn)
-
-
-@kernel
-def _copy(out, values):
-    for h in range(out.shape[0]):
-        out[h] = values[h]
 
 
 @kernel
@@ -269,8 +263,8 @@ def _forward_sample(
         if keep and place >= stored * SEGMENT:
             if stored == states.shape[0]:
                 return total, -1
-            _copy(states[stored, 0], current)
-            _copy(states[stored, 1], voltage)
+            copy(states[stored, 0], current)
+            copy(states[stored, 1], voltage)
             places[stored] = place
             stored += 1
         until = np.float64(times[event]) if event < end else duration
@@ -326,13 +320,6 @@ def _forward_sample(
 
 
 @entry
-def _grown(values, used):
-    grown = np.empty((2 * values.shape[0], *values.shape[1:]), values.dtype)
-    grown[:used] = values[:used]
-    return grown
-
-
-@entry
 def forward(
     lo, hi, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn, threshold,
     v_reset, limit, keep, stopped,
@@ -385,10 +372,10 @@ def forward(
             states[stored:], places[stored:],
         )  # fmt: skip
         if spikes < 0:
-            out_times, out_units = _grown(out_times, total), _grown(out_units, total)
-            out_slopes, out_before = _grown(out_slopes, total), _grown(out_before, total)
+            out_times, out_units = grown(out_times, total), grown(out_units, total)
+            out_slopes, out_before = grown(out_slopes, total), grown(out_before, total)
         elif kept < 0:
-            states, places = _grown(states, stored), _grown(places, stored)
+            states, places = grown(states, stored), grown(places, stored)
         else:
             if spikes > limit:
                 stopped[0], stopped[1] = b, out_times[total]
@@ -441,8 +428,8 @@ def _replay(
     """
     is_recurrent = recurrent.shape[0] == threshold.shape[0]
     for row in range(1, stop + 1):
-        _copy(currents[row], currents[row - 1])
-        _copy(voltages[row], voltages[row - 1])
+        copy(currents[row], currents[row - 1])
+        copy(voltages[row], voltages[row - 1])
         fires = spike < end_spike and out_before[spike] <= event - first_event
         at = out_times[spike] if fires else np.float64(times[event])
         gap = max(at - now, 0.0)
@@ -504,8 +491,8 @@ def _backward_sample(
             now = np.float64(times[e]) if e >= first_event else 0.0
             if s >= first_spike:
                 now = max(now, out_times[s])
-            _copy(currents[0], states[state, 0])
-            _copy(voltages[0], states[state, 1])
+            copy(currents[0], states[state, 0])
+            copy(voltages[0], states[state, 1])
             _replay(
                 e + 1, s + 1, place - places[state] + 1, first_event, first_spike, end_spike,
                 now, times, units, out_times, out_units, out_before, weight, recurrent,

@@ -17,10 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from .. import equations
-from .compile import equation
+from .compile import copy, entry, equation, grown, kernel, sum_kernel
 from .compile import index as _index
-from .compile import entry as _jit
-from .compile import sum_kernel as _jit_sum
 
 RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
 
@@ -35,35 +33,35 @@ _jump = equation(equations.jump)
 SEGMENT = 1024
 
 
-@_jit
+@kernel
 def _add_4(total, rows, r0, r1, r2, r3, start, stop):
     for j in range(stop - start):
         h = _index(start) + _index(j)
         total[h] += (rows[r0, h] + rows[r1, h]) + (rows[r2, h] + rows[r3, h])
 
 
-@_jit
+@kernel
 def _add_4_scaled(total, rows, r0, r1, r2, r3, x0, x1, x2, x3, start, stop):
     for j in range(stop - start):
         h = _index(start) + _index(j)
         total[h] += (x0 * rows[r0, h] + x1 * rows[r1, h]) + (x2 * rows[r2, h] + x3 * rows[r3, h])
 
 
-@_jit
+@kernel
 def _add_2_scaled(total, rows, r0, r1, x0, x1, start, stop):
     for j in range(stop - start):
         h = _index(start) + _index(j)
         total[h] += x0 * rows[r0, h] + x1 * rows[r1, h]
 
 
-@_jit
+@kernel
 def _add_1_scaled(total, rows, r0, x0, start, stop):
     for j in range(stop - start):
         h = _index(start) + _index(j)
         total[h] += x0 * rows[r0, h]
 
 
-@_jit
+@kernel
 def _add_rows(total, rows, index, values, lo, hi, start, stop):
     """total += sum of ``values[e] * rows[index[e]]`` over e in lo..hi, in columns start..stop.
 
@@ -93,7 +91,7 @@ def _add_rows(total, rows, index, values, lo, hi, start, stop):
         _add_1_scaled(total, rows, _index(index[e]), x0, start, stop)
 
 
-@_jit_sum
+@sum_kernel
 def _dot(x, y):
     total = x.dtype.type(0)
     for h in range(x.shape[0]):
@@ -101,7 +99,7 @@ def _dot(x, y):
     return total
 
 
-@_jit_sum
+@sum_kernel
 def _dot_rows(rows, index, lo, hi, x, out):
     """out[e] = rows[index[e]] . x for e in lo..hi, four rows at a time."""
     zero = x.dtype.type(0)
@@ -125,51 +123,59 @@ def _dot_rows(rows, index, lo, hi, x, out):
 # Loops over neurons stand in functions of their own: only then does the compiler vectorise them.
 
 
-@_jit
+@kernel
 def _advance(current, voltage, s, c, m):
     """V after one bin; I is scaled by ``_scale`` once slopes have been read off it."""
     for h in range(voltage.shape[0]):
         _, voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
 
 
-@_jit
+@kernel
 def _scale(x, factor):
     for h in range(x.shape[0]):
         x[h] *= factor[h]
 
 
-@_jit
+@kernel
 def _add(total, x):
     for h in range(total.shape[0]):
         total[h] += x[h]
 
 
-@_jit
+@kernel
 def _product(out, x, y):
     for h in range(out.shape[0]):
         out[h] = x[h] * y[h]
 
 
-@_jit
+@kernel
 def _add_product(total, x, y):
     for h in range(total.shape[0]):
         total[h] += x[h] * y[h]
 
 
-@_jit
+@kernel
 def _retreat(beta, beta_later, a, s, c, m):
     """beta of a bin from that of the next one and the bin's own a."""
     for h in range(beta.shape[0]):
         beta[h], _ = _adjoint_flow(beta_later[h], a[h], s[h], m[h], c[h])
 
 
-@_jit
+@kernel
 def _difference(out, x, y):
     for h in range(out.shape[0]):
         out[h] = x[h] - y[h]
 
 
-@_jit
+@kernel
+def _all_finite(values):
+    finite = True
+    for h in range(values.shape[0]):
+        finite = finite and np.isfinite(values[h])
+    return finite
+
+
+@kernel
 def _count_above(voltage, threshold):
     fired = np.int32(0)  # as wide as the numbers compared, for the sake of vectors
     for h in range(voltage.shape[0]):
@@ -177,7 +183,7 @@ def _count_above(voltage, threshold):
     return fired
 
 
-@_jit
+@entry
 def _powers(s, c, m, count):
     """The one-step map (s, c, m) composed with itself 2^j times, j < count: [count, 3, H]."""
     table = np.empty((count, 3, s.shape[0]), s.dtype)
@@ -191,7 +197,7 @@ def _powers(s, c, m, count):
     return table
 
 
-@_jit
+@kernel
 def _skip_flow(current, voltage, table, steps):
     """Cross ``steps`` bins without events at once."""
     j = 0
@@ -205,7 +211,7 @@ def _skip_flow(current, voltage, table, steps):
         j += 1
 
 
-@_jit
+@kernel
 def _skip_adjoint(beta, a, m, table, steps):
     """The same backwards: beta[k], a[k] from beta[k + steps], a[k + steps]."""
     j = 0
@@ -220,7 +226,7 @@ def _skip_adjoint(beta, a, m, table, steps):
         j += 1
 
 
-@_jit
+@kernel
 def _all_stay_below(current, voltage, gain, threshold):
     """Whether no neuron can spike before its next input, however long that takes.
 
@@ -234,7 +240,7 @@ def _all_stay_below(current, voltage, gain, threshold):
     return above == 0
 
 
-@_jit
+@kernel
 def _above(voltage, threshold, found):
     """Write the indices of the neurons above threshold into ``found`` [H + 1]; how many."""
     block = 64  # few neurons spike in any one bin: count by blocks, then look inside
@@ -249,7 +255,7 @@ def _above(voltage, threshold, found):
     return count
 
 
-@_jit
+@kernel
 def _emit(
     k, fired, current, voltage, c, m, threshold, v_reset, reset, out_bins, out_units, out_slopes
 ):
@@ -268,7 +274,90 @@ def _emit(
             voltage[h] = v_reset[h]
 
 
-@_jit
+@kernel
+def _forward_sample(
+    b, steps, bins, units, values, offsets, input_current, weight, recurrent,
+    s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
+    last_current, last_voltage, trace, states, table, current, voltage, pending,
+    out_bins, out_units, out_slopes,
+):  # fmt: skip
+    """One sample. Returns its spikes; -1 for more than there is room for."""
+    size = s.shape[0]
+    dense = input_current.size > 0
+    record = trace.size > 0
+    store = states.size > 0
+    is_recurrent = recurrent.size > 0
+    may_skip = not dense and not record and _all_finite(gain)
+    no_values = values[:0]
+    copy(current, current0[b])
+    copy(voltage, voltage0[b])
+    num_pending = 0
+    if spikes0.size > 0:
+        for h in range(size):
+            if spikes0[b, h] != 0:
+                pending[num_pending] = h
+                num_pending += 1
+    total = 0
+    event, end = offsets[b], offsets[b + 1]
+    k = 0
+    while k < steps:
+        if store and k % SEGMENT == 0:
+            copy(states[b, k // SEGMENT, 0], current)
+            copy(states[b, k // SEGMENT, 1], voltage)
+        if may_skip and num_pending == 0:
+            target = bins[event] if event < end else steps - 1
+            if store:
+                target = min(target, k - k % SEGMENT + SEGMENT)
+            # The last bin is always stepped, so that its I is known before scaling by s.
+            target = min(target, steps - 1)
+            if target - k >= 2 and _all_stay_below(current, voltage, gain, threshold):
+                _skip_flow(current, voltage, table, target - k)
+                k = target
+                continue
+        first = event
+        while event < end and bins[event] == k:
+            event += 1
+        if event > first:
+            _add_rows(current, weight, units, values, first, event, 0, size)
+        if dense:
+            _add(current, input_current[k, b])
+        if num_pending > 0:
+            if is_recurrent:
+                _add_rows(current, recurrent, pending, no_values, 0, num_pending, 0, size)
+            if delayed and reset == RESET_ZERO:
+                for j in range(num_pending):
+                    voltage[pending[j]] = v_reset[pending[j]]
+        _advance(current, voltage, s, c, m)
+        if delayed:
+            for j in range(num_pending):
+                h = pending[j]
+                if reset == RESET_SUBTRACT:
+                    voltage[h] -= threshold[h] - v_reset[h]
+                elif reset == RESET_ZERO_ALL:
+                    voltage[h] = v_reset[h]
+        fired = _count_above(voltage, threshold)
+        num_pending = 0
+        if fired > 0:
+            if total + fired > out_bins.shape[0]:
+                return -1
+            num_pending = _above(voltage, threshold, pending)
+            _emit(
+                k, pending[:num_pending], current, voltage, c, m, threshold, v_reset,
+                reset if not delayed else RESET_NONE,
+                out_bins[total:], out_units[total:], out_slopes[total:],
+            )  # fmt: skip
+            total += num_pending
+        if record:
+            copy(trace[k, b], voltage)
+        if k == steps - 1:
+            copy(last_current[b], current)
+            copy(last_voltage[b], voltage)
+        _scale(current, s)
+        k += 1
+    return total
+
+
+@entry
 def forward(
     lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
@@ -290,102 +379,306 @@ def forward(
         bins [S2], units [S2], slopes [S2], spikes per sample [hi - lo].
     """
     size = s.shape[0]
-    out_bins = np.empty(1024, np.int32)
-    out_units = np.empty(1024, np.int64)
-    out_slopes = np.empty(1024, s.dtype)
+    # Room that is not used is never touched, and a sample that finds too little starts again.
+    room = 1024 + 32 * size * (hi - lo)
+    out_bins = np.empty(room, np.int32)
+    out_units = np.empty(room, np.int64)
+    out_slopes = np.empty(room, s.dtype)
     counts = np.zeros(hi - lo, np.int64)
     total = 0
-    dense = input_current.size > 0
-    record = trace.size > 0
-    store = states.size > 0
-    is_recurrent = recurrent.size > 0
-    may_skip = not dense and not record and np.all(np.isfinite(gain))
-    no_values = values[:0]
     table = _powers(s, c, m, 32)
     current = np.empty(size, s.dtype)
     voltage = np.empty(size, s.dtype)
     pending = np.empty(size + 1, np.int64)  # units that spiked in the previous bin
-    for b in range(lo, hi):
-        current[:] = current0[b]
-        voltage[:] = voltage0[b]
-        num_pending = 0
-        if spikes0.size > 0:
-            for h in range(size):
-                if spikes0[b, h] != 0:
-                    pending[num_pending] = h
-                    num_pending += 1
-        begin = total
-        event, end = offsets[b], offsets[b + 1]
-        k = 0
-        while k < steps:
-            if store and k % SEGMENT == 0:
-                states[b, k // SEGMENT, 0] = current
-                states[b, k // SEGMENT, 1] = voltage
-            if may_skip and num_pending == 0:
-                target = bins[event] if event < end else steps - 1
-                if store:
-                    target = min(target, k - k % SEGMENT + SEGMENT)
-                # The last bin is always stepped, so that its I is known before scaling by s.
-                target = min(target, steps - 1)
-                if target - k >= 2 and _all_stay_below(current, voltage, gain, threshold):
-                    _skip_flow(current, voltage, table, target - k)
-                    k = target
-                    continue
-            first = event
-            while event < end and bins[event] == k:
-                event += 1
-            if event > first:
-                _add_rows(current, weight, units, values, first, event, 0, size)
-            if dense:
-                _add(current, input_current[k, b])
-            if num_pending > 0:
-                if is_recurrent:
-                    _add_rows(current, recurrent, pending, no_values, 0, num_pending, 0, size)
-                if delayed and reset == RESET_ZERO:
-                    for j in range(num_pending):
-                        voltage[pending[j]] = v_reset[pending[j]]
-            _advance(current, voltage, s, c, m)
-            if delayed:
-                for j in range(num_pending):
-                    h = pending[j]
-                    if reset == RESET_SUBTRACT:
-                        voltage[h] -= threshold[h] - v_reset[h]
-                    elif reset == RESET_ZERO_ALL:
-                        voltage[h] = v_reset[h]
-            fired = _count_above(voltage, threshold)
-            num_pending = 0
-            if fired > 0:
-                if total + fired > out_bins.shape[0]:
-                    room = max(2 * out_bins.shape[0], total + fired)
-                    out_bins = _grown(out_bins, total, room)
-                    out_units = _grown(out_units, total, room)
-                    out_slopes = _grown(out_slopes, total, room)
-                num_pending = _above(voltage, threshold, pending)
-                _emit(
-                    k, pending[:num_pending], current, voltage, c, m, threshold, v_reset,
-                    reset if not delayed else RESET_NONE,
-                    out_bins[total:], out_units[total:], out_slopes[total:],
-                )  # fmt: skip
-                total += num_pending
-            if record:
-                trace[k, b] = voltage
-            if k == steps - 1:
-                last_current[b] = current
-                last_voltage[b] = voltage
-            _scale(current, s)
-            k += 1
-        counts[b - lo] = total - begin
+    b = lo
+    while b < hi:
+        spikes = _forward_sample(
+            b, steps, bins, units, values, offsets, input_current, weight, recurrent,
+            s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
+            last_current, last_voltage, trace, states, table, current, voltage, pending,
+            out_bins[total:], out_units[total:], out_slopes[total:],
+        )  # fmt: skip
+        if spikes < 0:
+            out_bins, out_units = grown(out_bins, total), grown(out_units, total)
+            out_slopes = grown(out_slopes, total)
+            continue
+        counts[b - lo] = spikes
+        total += spikes
+        b += 1
     return out_bins[:total].copy(), out_units[:total].copy(), out_slopes[:total].copy(), counts
 
 
-@_jit
-def _grown(values, used, room):
-    grown = np.empty(room, values.dtype)
-    grown[:used] = values[:used]
-    return grown
+@kernel
+def _gather(grad_rows, bins, units, values, lo, hi, begin, beta, place, rows, scales):
+    """grad_rows[units[e]] += values[e] * beta[bins[e] - begin] for events lo..hi.
+
+    Sorted by unit, so that each row of the gradient is written once for up to four events, and in
+    stripes of neurons that keep ``beta`` and the gradient in the second-level cache.
+    ``place`` [inputs + 1], ``rows`` and ``scales`` [hi - lo] are for work.
+    """
+    inputs, size = grad_rows.shape
+    place[: inputs + 1] = 0
+    for e in range(lo, hi):
+        place[units[e] + 1] += 1
+    for n in range(inputs):
+        place[n + 1] += place[n]
+    for e in range(lo, hi):
+        j = place[units[e]]
+        rows[j] = bins[e] - begin
+        if values.shape[0] > 0:
+            scales[j] = values[e]
+        place[units[e]] = j + 1  # now the end of this unit's events, the start of the next one's
+    used = scales if values.shape[0] > 0 else values
+    stripe = 256
+    for start in range(0, size, stripe):
+        stop = min(start + stripe, size)
+        first = 0
+        for n in range(inputs):
+            if place[n] > first:
+                _add_rows(grad_rows[n], beta, rows, used, first, place[n], start, stop)
+                first = place[n]
 
 
-@_jit
+@kernel
+def _worth_of_events(
+    grad_values, grad_changes, weight, bins, units, lo, hi, begin, beta, change_of_beta
+):
+    """What one unit of each input event is worth, and how that changes to the next bin."""
+    if grad_values.size == 0 and grad_changes.size == 0:
+        return
+    e = lo
+    while e < hi:
+        first = e
+        while e < hi and bins[e] == bins[first]:
+            e += 1
+        row = bins[first] - begin
+        if grad_values.size > 0:
+            _dot_rows(weight, units, first, e, beta[row], grad_values)
+        if grad_changes.size > 0:
+            _difference(change_of_beta, beta[row + 1], beta[row])
+            _dot_rows(weight, units, first, e, change_of_beta, grad_changes)
+
+
+@kernel
+def _first_from(bins, lo, hi, k):
+    """First e in lo..hi with bins[e] >= k, by bisection; hi where there is none."""
+    while lo < hi:
+        middle = (lo + hi) // 2
+        if bins[middle] < k:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
+
+
+@kernel
+def _replay(
+    b, begin, end, bins, units, values, offsets, input_current, weight, recurrent,
+    s, c, m, threshold, v_reset, reset, delayed, spikes0,
+    states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
+):  # fmt: skip
+    """The forward pass of bins begin..end with its spikes known: I and the V that enters each.
+
+    ``state`` [2, H] and ``pending`` [H] are for work.
+    """
+    size = s.shape[0]
+    no_values = values[:0]
+    current, voltage = state[0], state[1]
+    copy(current, states[b, begin // SEGMENT, 0])
+    copy(voltage, states[b, begin // SEGMENT, 1])
+    event = _first_from(bins, offsets[b], offsets[b + 1], begin)
+    spike = _first_from(out_bins, out_offsets[b], out_offsets[b + 1], begin)
+    num_pending = 0
+    if begin == 0 and spikes0.size > 0:
+        for h in range(size):
+            if spikes0[b, h] != 0:
+                pending[num_pending] = h
+                num_pending += 1
+    for e in range(_first_from(out_bins, out_offsets[b], spike, begin - 1), spike):
+        pending[num_pending] = out_units[e]
+        num_pending += 1
+    for k in range(begin, end):
+        first = event
+        while event < offsets[b + 1] and bins[event] == k:
+            event += 1
+        if event > first:
+            _add_rows(current, weight, units, values, first, event, 0, size)
+        if input_current.size > 0:
+            _add(current, input_current[k, b])
+        if recurrent.size > 0:
+            _add_rows(current, recurrent, pending, no_values, 0, num_pending, 0, size)
+        if delayed and reset == RESET_ZERO:
+            for j in range(num_pending):
+                voltage[pending[j]] = v_reset[pending[j]]
+        copy(currents[k - begin], current)
+        copy(voltages[k - begin], voltage)
+        _advance(current, voltage, s, c, m)
+        _scale(current, s)
+        if delayed:
+            for j in range(num_pending):
+                h = pending[j]
+                if reset == RESET_SUBTRACT:
+                    voltage[h] -= threshold[h] - v_reset[h]
+                elif reset == RESET_ZERO_ALL:
+                    voltage[h] = v_reset[h]
+        num_pending = 0
+        while spike < out_offsets[b + 1] and out_bins[spike] == k:
+            h = out_units[spike]
+            if not delayed and reset == RESET_SUBTRACT:
+                voltage[h] -= threshold[h] - v_reset[h]
+            elif not delayed and reset != RESET_NONE:
+                voltage[h] = v_reset[h]
+            pending[num_pending] = h
+            num_pending += 1
+            spike += 1
+
+
+@kernel
+def _backward_sample(
+    b, steps, bins, units, values, offsets, input_current, weight, recurrent,
+    s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
+    out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
+    grad_trace, grad_last_current, grad_last_voltage,
+    grad_weight, grad_recurrent, grad_coefficients,
+    grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
+    table, a, beta, currents, voltages, state, pending, change_of_beta, received,
+    place, rows, scales,
+):  # fmt: skip
+    size = s.shape[0]
+    zero = s.dtype.type(0)
+    dense = grad_current.size > 0
+    traced = grad_trace.size > 0
+    replay = states.size > 0
+    is_recurrent = recurrent.size > 0
+    may_skip = skip and not dense and not traced and not replay
+    guarded = 0
+    largest = zero
+    a[:] = zero
+    beta[:] = zero
+    first_event, first_spike = offsets[b], out_offsets[b]
+    event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
+    last_event, last_spike = event, spike
+    for segment in range((steps - 1) // SEGMENT, -1, -1):
+        begin = segment * SEGMENT
+        k = min(begin + SEGMENT, steps) - 1
+        # The two bins after this segment were the first two of the one before.
+        if k + 1 < steps:
+            copy(beta[SEGMENT], beta[0])
+            copy(beta[SEGMENT + 1], beta[1])
+        if replay:
+            _replay(
+                b, begin, k + 1, bins, units, values, offsets, input_current,
+                weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
+                states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
+            )  # fmt: skip
+        if k == steps - 1 and k + 1 - begin < SEGMENT:
+            beta[k + 1 - begin : k + 3 - begin] = zero
+        while k >= begin:
+            p, q = k % 3, (k + 1) % 3
+            row = k - begin
+            if may_skip and k < steps - 1:
+                target = max(bins[event], begin) if event >= first_event else begin
+                # A spike's jump looks two bins ahead, so those are stepped; so are the first
+                # two bins of a segment, which the next one looks at.
+                if spike >= first_spike:
+                    target = max(target, out_bins[spike] + 2)
+                target = max(target, begin + 1)
+                if k - target >= 2:
+                    t = (target + 1) % 3
+                    if t != q:
+                        copy(a[t], a[q])
+                    copy(beta[target + 1 - begin], beta[row + 1])
+                    _skip_adjoint(beta[target + 1 - begin], a[t], m, table, k - target)
+                    k = target
+                    continue
+            _product(a[p], m, a[q])
+            if traced:
+                _add(a[p], grad_trace[k, b])
+            if k == steps - 1:
+                _add(a[p], grad_last_voltage[b])
+            earliest = spike
+            if is_recurrent and spike >= first_spike and out_bins[spike] == k:
+                while earliest > first_spike and out_bins[earliest - 1] == k:
+                    earliest -= 1
+                _difference(change_of_beta, beta[row + 2], beta[row + 1])
+                _dot_rows(
+                    recurrent, out_units[earliest:], 0, spike + 1 - earliest, change_of_beta,
+                    received,
+                )  # fmt: skip
+            while spike >= first_spike and out_bins[spike] == k:
+                n = out_units[spike]
+                change = worth_change[spike]
+                if is_recurrent:
+                    change += received[spike - earliest]
+                after = a[p, n]
+                if reset != RESET_NONE:
+                    drop = threshold[n] - v_reset[n]
+                    change -= drop * (a[q, n] - after)
+                    grad_coefficients[3, n] -= a[q, n] if delayed else after
+                steep, acted = _guard(out_slopes[spike], floor[n])
+                guarded += acted
+                before = _jump(after, steep, change)
+                largest = max(largest, abs(before - after))
+                grad_coefficients[3, n] -= before - after
+                a[p, n] = before + mark_worth[spike]
+                spike -= 1
+            _retreat(beta[row], beta[row + 1], a[p], s, c, m)
+            if k == steps - 1:
+                _add(beta[row], grad_last_current[b])
+            if replay:
+                _add_product(grad_coefficients[0], beta[row + 1], currents[row])
+                _add_product(grad_coefficients[1], a[p], currents[row])
+                _add_product(grad_coefficients[2], a[p], voltages[row])
+            if dense:
+                copy(grad_current[k, b], beta[row])
+            while event >= first_event and bins[event] == k:
+                event -= 1
+            k -= 1
+        if grad_weight.size > 0:
+            _gather(
+                grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta,
+                place, rows, scales,
+            )  # fmt: skip
+        if is_recurrent:  # spikes of bin k arrive in bin k + 1
+            _gather(
+                grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
+                begin - 1, beta, place, rows, scales,
+            )  # fmt: skip
+        _worth_of_events(
+            grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1, begin,
+            beta, change_of_beta,
+        )  # fmt: skip
+        last_event, last_spike = event, spike
+    for h in range(size):
+        grad_current0[b, h] = beta[0, h]
+        grad_voltage0[b, h] = m[h] * a[0, h]
+    if spikes0.size > 0:
+        # What spikes of bin -1 are worth in bin 0 belongs to their jump. It goes back through
+        # the state as ``snn_eventprop.step`` says; the part of it that the loss pays for the
+        # spike directly is added by ``op.to_raster``.
+        for n in range(size):
+            if is_recurrent:
+                grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
+            if spikes0[b, n] == 0:
+                continue
+            worth = zero
+            drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
+            if is_recurrent:
+                worth += _dot(recurrent[n], beta[1])
+                _add(grad_recurrent[n], beta[0])
+            if delayed:
+                grad_coefficients[3, n] -= a[0, n]
+            if slopes0.size > 0:
+                steep, acted = _guard(slopes0[b, n], floor[n])
+                guarded += acted
+                sent = (worth - drop * a[0, n]) / (steep - drop)
+                grad_voltage0[b, n] -= sent
+                if delayed:
+                    grad_coefficients[3, n] += sent
+    return guarded, largest
+
+
+@entry
 def backward(
     lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
@@ -414,239 +707,36 @@ def backward(
         number of guarded slopes, largest absolute jump of a.
     """
     size = s.shape[0]
-    zero = s.dtype.type(0)
-    dense = grad_current.size > 0
-    traced = grad_trace.size > 0
     replay = states.size > 0
     is_recurrent = recurrent.size > 0
-    may_skip = skip and not dense and not traced and not replay
     table = _powers(s, c, m, 32)
     a = np.zeros((3, size), s.dtype)  # row k % 3 holds a[k]
     beta = np.zeros((SEGMENT + 2, size), s.dtype)  # row k - begin, begin the segment's first bin
     currents = np.empty((SEGMENT if replay else 0, size), s.dtype)
     voltages = np.empty((SEGMENT if replay else 0, size), s.dtype)
+    state = np.empty((2, size), s.dtype)
+    pending = np.empty(size, np.int64)
     change_of_beta = np.empty(size, s.dtype)
-    received = np.empty(out_bins.shape[0] if is_recurrent else 0, s.dtype)
-    guarded = 0
-    largest = zero
+    most = 0  # events of one kind in one sample
     for b in range(lo, hi):
-        a[:] = zero
-        beta[:] = zero
-        first_event, first_spike = offsets[b], out_offsets[b]
-        event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
-        last_event, last_spike = event, spike
-        for segment in range((steps - 1) // SEGMENT, -1, -1):
-            begin = segment * SEGMENT
-            k = min(begin + SEGMENT, steps) - 1
-            # The two bins after this segment were the first two of the one before.
-            if k + 1 < steps:
-                beta[SEGMENT] = beta[0]
-                beta[SEGMENT + 1] = beta[1]
-            if replay:
-                _replay(
-                    b, begin, k + 1, bins, units, values, offsets, input_current,
-                    weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
-                    states, out_bins, out_units, out_offsets, currents, voltages,
-                )  # fmt: skip
-            if k == steps - 1 and k + 1 - begin < SEGMENT:
-                beta[k + 1 - begin : k + 3 - begin] = zero
-            while k >= begin:
-                p, q = k % 3, (k + 1) % 3
-                row = k - begin
-                if may_skip and k < steps - 1:
-                    target = max(bins[event], begin) if event >= first_event else begin
-                    # A spike's jump looks two bins ahead, so those are stepped; so are the first
-                    # two bins of a segment, which the next one looks at.
-                    if spike >= first_spike:
-                        target = max(target, out_bins[spike] + 2)
-                    target = max(target, begin + 1)
-                    if k - target >= 2:
-                        t = (target + 1) % 3
-                        if t != q:
-                            a[t] = a[q]
-                        beta[target + 1 - begin] = beta[row + 1]
-                        _skip_adjoint(beta[target + 1 - begin], a[t], m, table, k - target)
-                        k = target
-                        continue
-                _product(a[p], m, a[q])
-                if traced:
-                    _add(a[p], grad_trace[k, b])
-                if k == steps - 1:
-                    _add(a[p], grad_last_voltage[b])
-                if is_recurrent and spike >= first_spike and out_bins[spike] == k:
-                    earliest = spike
-                    while earliest > first_spike and out_bins[earliest - 1] == k:
-                        earliest -= 1
-                    _difference(change_of_beta, beta[row + 2], beta[row + 1])
-                    _dot_rows(recurrent, out_units, earliest, spike + 1, change_of_beta, received)
-                while spike >= first_spike and out_bins[spike] == k:
-                    n = out_units[spike]
-                    change = worth_change[spike]
-                    if is_recurrent:
-                        change += received[spike]
-                    after = a[p, n]
-                    if reset != RESET_NONE:
-                        drop = threshold[n] - v_reset[n]
-                        change -= drop * (a[q, n] - after)
-                        grad_coefficients[3, n] -= a[q, n] if delayed else after
-                    steep, acted = _guard(out_slopes[spike], floor[n])
-                    guarded += acted
-                    before = _jump(after, steep, change)
-                    largest = max(largest, abs(before - after))
-                    grad_coefficients[3, n] -= before - after
-                    a[p, n] = before + mark_worth[spike]
-                    spike -= 1
-                _retreat(beta[row], beta[row + 1], a[p], s, c, m)
-                if k == steps - 1:
-                    _add(beta[row], grad_last_current[b])
-                if replay:
-                    _add_product(grad_coefficients[0], beta[row + 1], currents[row])
-                    _add_product(grad_coefficients[1], a[p], currents[row])
-                    _add_product(grad_coefficients[2], a[p], voltages[row])
-                if dense:
-                    grad_current[k, b] = beta[row]
-                while event >= first_event and bins[event] == k:
-                    event -= 1
-                k -= 1
-            if grad_weight.size > 0:
-                _gather(grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta)
-            if is_recurrent:  # spikes of bin k arrive in bin k + 1
-                _gather(
-                    grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
-                    begin - 1, beta,
-                )  # fmt: skip
-            _worth_of_events(
-                grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1, begin,
-                beta, change_of_beta,
-            )  # fmt: skip
-            last_event, last_spike = event, spike
-        for h in range(size):
-            grad_current0[b, h] = beta[0, h]
-            grad_voltage0[b, h] = m[h] * a[0, h]
-        if spikes0.size > 0:
-            # What spikes of bin -1 are worth in bin 0 belongs to their jump. It goes back through
-            # the state as ``snn_eventprop.step`` says; the part of it that the loss pays for the
-            # spike directly is added by ``op.to_raster``.
-            for n in range(size):
-                if is_recurrent:
-                    grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
-                if spikes0[b, n] == 0:
-                    continue
-                worth = zero
-                drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
-                if is_recurrent:
-                    worth += _dot(recurrent[n], beta[1])
-                    _add(grad_recurrent[n], beta[0])
-                if delayed:
-                    grad_coefficients[3, n] -= a[0, n]
-                if slopes0.size > 0:
-                    steep, acted = _guard(slopes0[b, n], floor[n])
-                    guarded += acted
-                    sent = (worth - drop * a[0, n]) / (steep - drop)
-                    grad_voltage0[b, n] -= sent
-                    if delayed:
-                        grad_coefficients[3, n] += sent
+        most = max(most, offsets[b + 1] - offsets[b], out_offsets[b + 1] - out_offsets[b])
+    received = np.empty(size if is_recurrent else 0, s.dtype)
+    place = np.empty(max(weight.shape[0], size) + 1, np.int64)
+    rows = np.empty(most, np.int32)
+    scales = np.empty(most if values.shape[0] > 0 else 0, s.dtype)
+    guarded = 0
+    largest = s.dtype.type(0)
+    for b in range(lo, hi):
+        acted, jumped = _backward_sample(
+            b, steps, bins, units, values, offsets, input_current, weight, recurrent,
+            s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
+            out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
+            grad_trace, grad_last_current, grad_last_voltage,
+            grad_weight, grad_recurrent, grad_coefficients,
+            grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
+            table, a, beta, currents, voltages, state, pending, change_of_beta, received,
+            place, rows, scales,
+        )  # fmt: skip
+        guarded += acted
+        largest = max(largest, jumped)
     return guarded, largest
-
-
-@_jit
-def _gather(grad_rows, bins, units, values, lo, hi, begin, beta):
-    """grad_rows[units[e]] += values[e] * beta[bins[e] - begin] for events lo..hi.
-
-    Sorted by unit, so that each row of the gradient is written once for up to four events, and in
-    stripes of neurons that keep ``beta`` and the gradient in the second-level cache.
-    """
-    inputs, size = grad_rows.shape
-    place = np.zeros(inputs + 1, np.int64)
-    for e in range(lo, hi):
-        place[units[e] + 1] += 1
-    for n in range(inputs):
-        place[n + 1] += place[n]
-    rows = np.empty(hi - lo, np.int32)
-    scales = np.empty(hi - lo if values.shape[0] > 0 else 0, grad_rows.dtype)
-    for e in range(lo, hi):
-        j = place[units[e]]
-        rows[j] = bins[e] - begin
-        if values.shape[0] > 0:
-            scales[j] = values[e]
-        place[units[e]] = j + 1  # now the end of this unit's events, the start of the next one's
-    stripe = 256
-    for start in range(0, size, stripe):
-        stop = min(start + stripe, size)
-        first = 0
-        for n in range(inputs):
-            if place[n] > first:
-                _add_rows(grad_rows[n], beta, rows, scales, first, place[n], start, stop)
-                first = place[n]
-
-
-@_jit
-def _worth_of_events(
-    grad_values, grad_changes, weight, bins, units, lo, hi, begin, beta, change_of_beta
-):
-    """What one unit of each input event is worth, and how that changes to the next bin."""
-    if grad_values.size == 0 and grad_changes.size == 0:
-        return
-    e = lo
-    while e < hi:
-        first = e
-        while e < hi and bins[e] == bins[first]:
-            e += 1
-        row = bins[first] - begin
-        if grad_values.size > 0:
-            _dot_rows(weight, units, first, e, beta[row], grad_values)
-        if grad_changes.size > 0:
-            _difference(change_of_beta, beta[row + 1], beta[row])
-            _dot_rows(weight, units, first, e, change_of_beta, grad_changes)
-
-
-@_jit
-def _replay(
-    b, begin, end, bins, units, values, offsets, input_current, weight, recurrent,
-    s, c, m, threshold, v_reset, reset, delayed, spikes0,
-    states, out_bins, out_units, out_offsets, currents, voltages,
-):  # fmt: skip
-    """The forward pass of bins begin..end with its spikes known: I and the V that enters each."""
-    size = s.shape[0]
-    no_values = values[:0]
-    current = states[b, begin // SEGMENT, 0].copy()
-    voltage = states[b, begin // SEGMENT, 1].copy()
-    event = offsets[b] + np.searchsorted(bins[offsets[b] : offsets[b + 1]], begin)
-    own_bins = out_bins[out_offsets[b] : out_offsets[b + 1]]
-    spike = out_offsets[b] + np.searchsorted(own_bins, begin)
-    previous = out_offsets[b] + np.searchsorted(own_bins, begin - 1)
-    pending = out_units[previous:spike].copy()
-    if begin == 0 and spikes0.size > 0:
-        pending = np.flatnonzero(spikes0[b])
-    for k in range(begin, end):
-        first = event
-        while event < offsets[b + 1] and bins[event] == k:
-            event += 1
-        if event > first:
-            _add_rows(current, weight, units, values, first, event, 0, size)
-        if input_current.size > 0:
-            _add(current, input_current[k, b])
-        if recurrent.size > 0:
-            _add_rows(current, recurrent, pending, no_values, 0, pending.shape[0], 0, size)
-        if delayed and reset == RESET_ZERO:
-            for h in pending:
-                voltage[h] = v_reset[h]
-        currents[k - begin] = current
-        voltages[k - begin] = voltage
-        _advance(current, voltage, s, c, m)
-        _scale(current, s)
-        if delayed:
-            for h in pending:
-                if reset == RESET_SUBTRACT:
-                    voltage[h] -= threshold[h] - v_reset[h]
-                elif reset == RESET_ZERO_ALL:
-                    voltage[h] = v_reset[h]
-        first_spike = spike
-        while spike < out_offsets[b + 1] and out_bins[spike] == k:
-            h = out_units[spike]
-            if not delayed and reset == RESET_SUBTRACT:
-                voltage[h] -= threshold[h] - v_reset[h]
-            elif not delayed and reset != RESET_NONE:
-                voltage[h] = v_reset[h]
-            spike += 1
-        pending = out_units[first_spike:spike]
