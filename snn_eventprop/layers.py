@@ -323,7 +323,7 @@ class EventPropLIF(_SpikingNeurons):
         )  # fmt: skip
         return op.to_raster(spikes, input.shape[0], self.out_features, hold=True)
 
-    def _forward_exact(self, events: SpikeEvents) -> SpikeEvents:
+    def _forward_exact(self, events: SpikeEvents | Tensor) -> SpikeEvents:
         if not isinstance(events, SpikeEvents):
             raise TypeError(
                 f'solver="exact" reads SpikeEvents, got {type(events).__name__}; convert a raster '
