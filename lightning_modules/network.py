@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
+from snn_eventprop.bins import num_bins
 from snn_eventprop.layers import Solver
 from snn_eventprop.losses import ClassificationLoss
 
@@ -67,8 +68,8 @@ class NetworkOptions:
         learn_threshold: train their thresholds.
         readout_tau_mem: membrane time constant of the readout in s.
         readout_tau_syn: synaptic time constant of the readout in s.
-        solver: of hidden layers; "grid": bins of dt.
-        dt: bin width of the grid, and of readout traces, in s.
+        solver: of spiking layers; "grid": bins of dt; "exact": continuous time.
+        dt: bin width of the grid, and distance of the samples of readout traces, in s.
         grazing_guard: see EventPropLIF; 0 switches it off.
         input_mean: mean of the initial weights into the first hidden layer.
         input_std: their standard deviation.
@@ -125,6 +126,7 @@ class EventPropNetwork(nn.Module):
                 f"hidden must list one positive size for each layer, got {options.hidden}"
             )
         self.loss = loss
+        self.solver = options.solver
         sizes = [num_inputs, *options.hidden]
         self.hidden = nn.ModuleList(
             _hidden_layer(sizes[i], sizes[i + 1], first=i == 0, options=options)
@@ -149,15 +151,23 @@ class EventPropNetwork(nn.Module):
         if isinstance(self.readout, EventPropLI) and self.loss.weighting is not None:
             averages = self.readout.integral(spikes[-1], self.loss.weighting)
             return Outcome(self.loss.scale * averages, counts)
-        return Outcome(self.loss.logits(self.readout(spikes[-1])), counts)
+        return Outcome(self.loss.logits(self._read(spikes[-1])), counts)
 
     @torch.no_grad()
     def observe(self, events: SpikeEvents) -> Observation:
         spikes = self._hidden_spikes(events)
-        readout = self.readout(spikes[-1])
+        readout = self._read(spikes[-1])
         if isinstance(readout, SpikeEvents):
             return Observation(spikes, None, readout)
         return Observation(spikes, readout, None)
+
+    def _read(self, spikes: SpikeEvents) -> SpikeEvents | Tensor:
+        """The readout's spikes, or its trace at the end of each dt."""
+        if self.solver == "exact" and isinstance(self.readout, EventPropLI):
+            steps = num_bins(spikes.duration, self.readout.dt)
+            times = torch.arange(1, steps + 1, dtype=torch.float64) * self.readout.dt
+            return self.readout.sample(spikes, times.to(spikes.device))
+        return self.readout(spikes)
 
     def _hidden_spikes(self, events: SpikeEvents) -> list[SpikeEvents]:
         spikes = [events]

@@ -76,7 +76,7 @@ def test_spikes_and_gradients_equal_the_reference(recurrent, taus, floor):
     runs = [reference.forward(layer, t, u, DURATION) for t, u in zip(times, units, strict=True)]
     assert spikes.offsets.diff().tolist() == [len(r.spike_times) for r in runs]
     assert min(spikes.offsets.diff()) > 20
-    assert spikes.units.tolist() == sum((r.spike_units for r in runs), [])
+    assert spikes.units.tolist() == [n for r in runs for n in r.spike_units]
     expected_times = np.concatenate([r.spike_times for r in runs])
     np.testing.assert_allclose(spikes.times.detach(), expected_times, rtol=0, atol=1e-13)
 
@@ -120,7 +120,7 @@ def test_states_are_replayed_over_many_segments():
 @pytest.mark.parametrize("taus", ["each", "shared"])
 def test_float32_gradients_are_those_of_float64(taus):
     layer = make_layer(1, taus=taus)
-    times, units, rng = make_events(1)
+    times, units, _ = make_events(1)
     times = [t.astype(np.float32).astype(np.float64) for t in times]
     grads = {}
     for dtype in (torch.float32, torch.float64):

@@ -356,8 +356,9 @@ def forward(
     state_counts = np.zeros(hi - lo, np.int64)
     total, stored = 0, 0
     fastest = max(np.max(rate_mem), np.max(rate_syn))
-    current, voltage = np.empty(size, dtype), np.empty(size, dtype)
-    coefficients_of_gap = np.empty((4, rate_mem.shape[0]), dtype)
+    # Rounding of the membrane shows in the times of spikes: it is kept in float64.
+    current, voltage = np.empty(size, np.float64), np.empty(size, np.float64)
+    coefficients_of_gap = np.empty((4, rate_mem.shape[0]), np.float64)
     e_syn, e_mem, psp, reach = coefficients_of_gap
     bound = np.empty(size, dtype)
     able = np.empty((size + BLOCK - 1) // BLOCK, np.int32)

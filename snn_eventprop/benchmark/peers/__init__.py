@@ -29,6 +29,7 @@ class Peer(NamedTuple):
 
 PEERS = {
     "grid": Peer("ours, grid", "ours", "Grid", "snn_eventprop", "snn-eventprop", False),
+    "exact": Peer("ours, exact", "ours", "Exact", "snn_eventprop", "snn-eventprop", False),
     "snntorch": Peer("snnTorch BPTT", "snntorch", "SnnTorchTutorial", "snntorch", "snntorch", True),
     "snntorch-hoisted": Peer(
         "snnTorch BPTT, hoisted", "snntorch", "SnnTorch", "snntorch", "snntorch", True
@@ -39,5 +40,5 @@ PEERS = {
     ),
     "spyx": Peer("Spyx BPTT (JAX)", "spyx", "Spyx", "spyx", "spyx", True),
 }
-OURS = ("grid",)
+OURS = ("grid", "exact")
 BASELINE = "snntorch"
