@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 
 from lightning_modules import figures
 from lightning_modules.report import console
@@ -157,10 +157,13 @@ class Figures(Callback):
         figure.savefig(self.folder / f"{name}.png", dpi=120)
 
 
-class Interrupt(Callback):
+class Interrupt(Checkpoint):
     """Ctrl-C stops after the batch under way and leaves a checkpoint to resume from.
 
     A second Ctrl-C stops at once; then the checkpoint is that of the last full epoch.
+
+    A ``Checkpoint``, as Lightning calls those after all other callbacks: what these count per
+    batch is then complete.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -14,12 +14,13 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from lightning_modules.loader import Batch
 from lightning_modules.metrics import SilentShare, SpikesPerNeuron
 from lightning_modules.network import Method, NetworkOptions, Outcome, build_network
+from lightning_modules.recipe import HalveOnPlateau, LiftSilent, ease_in
 from snn_eventprop import SpikeEvents, diagnostics
 from snn_eventprop.losses import ClassificationLoss, SumExpLoss
 from snn_eventprop.regularizers import SpikeCountRegularizer
 
 STAGES = ("train", "val", "test")
-VOICES = ("seen", "unseen")  # test speakers that are, or are not, in the training file
+VOICES = ("seen", "unseen")  # speakers that training hears, and others
 
 
 class SpikingClassifier(LightningModule):
@@ -33,7 +34,14 @@ class SpikingClassifier(LightningModule):
         loss: a loss of snn_eventprop.losses by its class name, say SumLoss. Default: SumExpLoss.
         lr: learning rate of Adam.
         warmup_steps: optimiser steps over which the learning rate rises linearly from 0 to lr.
+        ease_in: let the learning rate start at lr/1000 and grow by a factor 1.05 per step until
+            lr, as published; instead of ``warmup_steps``.
         cosine: let the learning rate fall along a cosine to 0 at the end of training.
+        halve_on_plateau: halve the learning rate when a moving average of validation accuracy
+            (of training accuracy without validation) falls below a slower one.
+        halving_gap: epochs between two such halvings, at least (paper: 50).
+        lift_silent: after each epoch, raise the incoming weights of neurons that did not spike
+            in it by this much (paper: 0.002); 0: off.
         weight_decay: decoupled weight decay (AdamW) of the weights, per step in units of lr.
         rate_strength: strength of the spike-count penalty on every hidden layer; 0: off.
         rate_target: spikes per neuron and sample that the penalty aims at.
@@ -51,7 +59,11 @@ class SpikingClassifier(LightningModule):
         loss: ClassificationLoss | None = None,
         lr: float = 1e-3,
         warmup_steps: int = 0,
+        ease_in: bool = False,
         cosine: bool = False,
+        halve_on_plateau: bool = False,
+        halving_gap: int = 50,
+        lift_silent: float = 0.0,
         weight_decay: float = 0.0,
         rate_strength: float = 0.0,
         rate_target: float = 14.0,
@@ -64,9 +76,22 @@ class SpikingClassifier(LightningModule):
         self.save_hyperparameters()
         if not warmup_steps >= 0:
             raise ValueError(f"warmup_steps must be 0 or positive, got {warmup_steps!r}")
+        if ease_in and warmup_steps:
+            raise ValueError(
+                f"ease_in and warmup_steps={warmup_steps} are two ways to start; use one of them"
+            )
+        if not lift_silent >= 0:
+            raise ValueError(f"lift_silent must be 0 or positive, got {lift_silent!r}")
+        if halving_gap < 1:
+            raise ValueError(f"halving_gap must be at least 1 epoch, got {halving_gap!r}")
         self.lr = lr
+        self.lr_scale = 1.0  # what HalveOnPlateau has made of the learning rate so far
         self.warmup_steps = warmup_steps
+        self.ease_in = ease_in
         self.cosine = cosine
+        self.halve_on_plateau = halve_on_plateau
+        self.halving_gap = halving_gap
+        self.lift_silent = lift_silent
         self.weight_decay = weight_decay
         self.loss = loss or SumExpLoss()
         self.network: Any = build_network(method, num_inputs, num_classes, network, self.loss)
@@ -74,15 +99,25 @@ class SpikingClassifier(LightningModule):
         self.metrics = nn.ModuleDict(
             {f"{stage}_": _stage_metrics(num_classes, network.hidden) for stage in STAGES}
         )
-        self.voices = nn.ModuleDict(
-            {voices: MulticlassAccuracy(num_classes, average="micro") for voices in VOICES}
-        )
+        self.voices = nn.ModuleDict({
+            f"{stage}_{voices}": MulticlassAccuracy(num_classes, average="micro")
+            for stage in ("val", "test") for voices in VOICES
+        })
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
     def forward(self, events: SpikeEvents) -> Outcome:
         return self.network(events)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def configure_callbacks(self) -> list[Callback]:
+        """The rules of the recipe that are switched on."""
+        rules: list[Callback] = []
+        if self.halve_on_plateau:
+            rules.append(HalveOnPlateau(self.halving_gap))
+        if self.lift_silent:
+            rules.append(LiftSilent(self.lift_silent))
+        return rules
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         loss, outcome = self._step("train", batch)
         accuracy: Any = self.metrics["train_"]["accuracy"]  # type: ignore[index]
         live = {"loss": loss.detach(), "acc": accuracy.compute()}
@@ -90,25 +125,37 @@ class SpikingClassifier(LightningModule):
         if self.rate_penalty.strength:
             for counts in outcome.counts:
                 loss = loss + self.rate_penalty(counts)
-        return loss
+        spikes = [layer.detach() for layer in outcome.counts]
+        return {"loss": loss, "logits": outcome.logits.detach(), "counts": spikes}
+
+    def on_validation_start(self) -> None:
+        self.confusion.reset()
+        self._seen = self._heard("train_speakers")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step("val", batch)
+        self._evaluate("val", batch)
 
     def on_test_start(self) -> None:
         self.confusion.reset()
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        self._seen = torch.tensor(datamodule.test_seen_speakers, device=self.device)
+        self._seen = self._heard("test_seen_speakers")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        _, outcome = self._step("test", batch)
+        self._evaluate("test", batch)
+
+    def _heard(self, speakers: str) -> Tensor:
+        """Speakers that training hears, as the data module tells them under this name."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return torch.tensor(getattr(datamodule, speakers, ()), device=self.device)
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        _, outcome = self._step(stage, batch)
         self.confusion.update(outcome.logits, batch.labels)
         seen = torch.isin(batch.speakers, self._seen)
         for voices, chosen in (("seen", seen), ("unseen", ~seen)):
             if chosen.any():
-                metric: Any = self.voices[voices]
+                metric: Any = self.voices[f"{stage}_{voices}"]
                 metric.update(outcome.logits[chosen], batch.labels[chosen])
-                self.log(f"test/accuracy_{voices}", metric, on_step=False, on_epoch=True)
+                self.log(f"{stage}/accuracy_{voices}", metric, on_step=False, on_epoch=True)
 
     def _step(self, stage: str, batch: Batch) -> tuple[Tensor, Outcome]:
         """Loss and outcome of a batch, with its metrics updated and logged."""
@@ -147,11 +194,13 @@ class SpikingClassifier(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # From the step alone: a schedule without a state resumes anywhere in an epoch.
+        factor = self.lr_scale * self._lr_factor(self.trainer.global_step)
         for group in optimizer.param_groups:
-            group["lr"] = self.lr * self._lr_factor(self.trainer.global_step)
+            group["lr"] = self.lr * factor
 
     def _lr_factor(self, step: int) -> float:
-        rise = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        linear = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        rise = ease_in(step) if self.ease_in else linear
         if not self.cosine:
             return rise
         total = float(self.trainer.estimated_stepping_batches)

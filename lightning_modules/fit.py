@@ -99,10 +99,10 @@ class FitCLI(LightningCLI):
         options = self.config_init.trainer
         options.callbacks = [
             *(options.callbacks or []),
-            Interrupt(self.run / CHECKPOINTS),
             self.history,
             Figures(self.run, self.history),
             *checkpoints(self.run / CHECKPOINTS, monitor),
+            Interrupt(self.run / CHECKPOINTS),
         ]
         if options.enable_progress_bar is not False:
             options.callbacks.append(ProgressBar(leave=False))

@@ -49,6 +49,10 @@ class Network(Protocol):
 
     def observe(self, events: SpikeEvents) -> Observation: ...
 
+    def input_weights(self) -> list[nn.Parameter]:
+        """Of each hidden layer the weights [N, inputs] from the layer below."""
+        ...
+
 
 @dataclass(frozen=True)
 class NetworkOptions:
@@ -61,7 +65,10 @@ class NetworkOptions:
         tau_mem: membrane time constant of hidden neurons in s.
         tau_syn: synaptic time constant of hidden neurons in s.
         heterogeneous: start each hidden neuron with time constants drawn from a Gamma
-            distribution of shape 3 with the means above, clipped to [1 ms, 3 means].
+            distribution of shape 3 with the means above, clipped to the smallest values below
+            and 3 times the means.
+        tau_mem_min: smallest membrane time constant of such a draw in s.
+        tau_syn_min: smallest synaptic time constant of such a draw in s.
         threshold: of hidden neurons.
         learn_tau_mem: train the membrane time constants of hidden neurons.
         learn_tau_syn: train their synaptic time constants.
@@ -86,6 +93,8 @@ class NetworkOptions:
     tau_mem: float = 20e-3
     tau_syn: float = 5e-3
     heterogeneous: bool = False
+    tau_mem_min: float = 3e-3
+    tau_syn_min: float = 1e-3
     threshold: float = 1.0
     learn_tau_mem: bool = False
     learn_tau_syn: bool = False
@@ -153,6 +162,9 @@ class EventPropNetwork(nn.Module):
             return Outcome(self.loss.scale * averages, counts)
         return Outcome(self.loss.logits(self._read(spikes[-1])), counts)
 
+    def input_weights(self) -> list[nn.Parameter]:
+        return [layer.weight for layer in self.hidden]  # type: ignore[misc]
+
     @torch.no_grad()
     def observe(self, events: SpikeEvents) -> Observation:
         spikes = self._hidden_spikes(events)
@@ -179,13 +191,13 @@ class EventPropNetwork(nn.Module):
 def _hidden_layer(
     inputs: int, size: int, *, first: bool, options: NetworkOptions
 ) -> EventPropLIF:
-    tau_mem, tau_syn = options.tau_mem, options.tau_syn
+    tau_mem, tau_syn, drawn = options.tau_mem, options.tau_syn, options.heterogeneous
     layer = EventPropLIF(
         inputs, size,
         recurrent=options.recurrent,
         recurrent_diagonal=options.recurrent_diagonal,
-        tau_mem=_gamma(tau_mem, size) if options.heterogeneous else tau_mem,
-        tau_syn=_gamma(tau_syn, size) if options.heterogeneous else tau_syn,
+        tau_mem=_gamma(tau_mem, options.tau_mem_min, size) if drawn else tau_mem,
+        tau_syn=_gamma(tau_syn, options.tau_syn_min, size) if drawn else tau_syn,
         threshold=options.threshold,
         learn_tau_mem=options.learn_tau_mem,
         learn_tau_syn=options.learn_tau_syn,
@@ -203,9 +215,14 @@ def _hidden_layer(
     return layer
 
 
-def _gamma(mean: float, size: int, shape: float = 3.0) -> Tensor:
+def _gamma(mean: float, smallest: float, size: int, shape: float = 3.0) -> Tensor:
+    if not 0 < smallest <= 3 * mean:
+        raise ValueError(
+            f"a drawn time constant needs 0 < smallest <= 3 mean, got smallest {smallest:g} s and "
+            f"mean {mean:g} s; see tau_mem_min and tau_syn_min"
+        )
     draw = torch.distributions.Gamma(shape, shape / mean).sample((size,))
-    return draw.clamp(1e-3, 3 * mean)
+    return draw.clamp(smallest, 3 * mean)
 
 
 def build_network(

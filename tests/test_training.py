@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import socket
 from pathlib import Path
@@ -10,17 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_run import TINY, assert_same_weights, rows, weights
 
 pytest.importorskip("lightning")
 
 from lightning_modules import callbacks, evaluate, fit, wandb_mode
-from lightning_modules.configs_by_name import config_names
 from lightning_modules.metrics import SilentShare, SpikesPerNeuron
-
-TINY = [
-    "--config", "tiny", "--trainer.enable_progress_bar", "false", "--data.limit_samples", "48",
-    "--data.batch_size", "16", "--data.duration", "0.4",
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -33,22 +27,6 @@ def own_folder(tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, handler)
-
-
-def weights(run: str, name: str = "last") -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(f"{run}/checkpoints/{name}.ckpt", weights_only=True)
-    return checkpoint["state_dict"]
-
-
-def assert_same_weights(one: str, other: str) -> None:
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
-def rows(run: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(Path(run, "metrics.csv").open()))
 
 
 def test_a_run_leaves_checkpoints_metrics_config_and_figures(capsys):
@@ -128,12 +106,11 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_weights(step, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.History, "on_train_batch_end", press_ctrl_c)
-        # As the interrupt's own hook comes first, it acts one batch later.
         with pytest.raises(SystemExit):
             fit.main([*augmented, "--run_dir", "cut"])
     assert "--ckpt_path last" in capsys.readouterr().out
     checkpoint = torch.load("cut/checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == step + 1
+    assert checkpoint["global_step"] == step
     fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
     assert_same_weights("whole", "cut")
 
@@ -167,27 +144,6 @@ def test_every_loss_trains_from_the_command_line(loss):
     results = fit.main([*TINY, "--model.loss", loss, "--trainer.max_epochs", "1"])
     assert np.isfinite(results["test/loss"])
     assert Path("runs/0001/readout.png").exists()
-
-
-@pytest.mark.parametrize("name", config_names())
-def test_every_shipped_config_builds(name):
-    cli = fit.FitCLI(["--config", name])
-    assert cli.model.network is not None
-    assert cli.trainer.max_epochs >= 1
-
-
-def test_configs_compose_and_later_ones_win():
-    Path("mine.yaml").write_text("model:\n  lr: 0.5\n  network:\n    tau_mem: 0.04\n")
-    cli = fit.FitCLI(["--config", "tiny", "--config", "mine.yaml", "--model.lr", "0.25"])
-    assert cli.model.lr == 0.25
-    assert cli.model.network.hidden[0].tau_mem.item() == pytest.approx(0.04)
-    assert cli.model.network.hidden[0].out_features == 16
-
-
-def test_an_unknown_config_lists_the_shipped_ones(capsys):
-    with pytest.raises(SystemExit):
-        fit.FitCLI(["--config", "defualt"])
-    assert "default, tiny" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_every_option_has_a_line_of_help():
