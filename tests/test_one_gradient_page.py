@@ -1,0 +1,35 @@
+"""The page docs/one_gradient.md: its script runs, and prints what the page says."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_script_reproduces_the_pages_numbers(tmp_path, capsys):
+    page = (DOCS / "one_gradient.md").read_text(encoding="utf-8")
+    runpy.run_path(str(DOCS / "one_gradient.py"))["main"](["--output", str(tmp_path / "a.png")])
+    printed = capsys.readouterr().out
+    assert (tmp_path / "a.png").stat().st_size > 20_000
+    spikes = re.search(r"spike times \(ms\): (.*)", printed).group(1).split()
+    assert len(spikes) == 5 and all(t in page for t in spikes)
+    for name in ("EventProp, exact solver", "finite differences", "read off the adjoint trace"):
+        values = re.search(rf"{name}(.*)", printed).group(1).split()
+        assert len(values) == 3 and "| " + " | ".join(values) + " |" in page, name
+    errors = [float(e) for e in re.findall(r"relative error of the grid at .*: (\S+)", printed)]
+    stated = re.search(r"\| relative error \| (.*) \|", page).group(1).split(" | ")
+    assert [float(e) for e in stated[:-1]] == pytest.approx(errors, rel=0.05)
+
+
+def test_the_pages_code_runs(capsys):
+    page = (DOCS / "one_gradient.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    exec(compile(code, "one_gradient.md", "exec"), {})
+    assert "tensor([[-" in capsys.readouterr().out
