@@ -26,7 +26,7 @@ from lightning_modules.cache import default_cache_dir, load_packed
 from lightning_modules.embedded import load_twin
 from lightning_modules.loader import Batch, BatchKey, EventDataset, EventLoader, EventSampler
 from lightning_modules.packed import PackedSpikes, SamplePool
-from lightning_modules.shd_files import DataFileError, download, find_files
+from lightning_modules.shd_files import DataFileError, download, find_files, read_shd_file
 
 __all__ = ["Batch", "DataFileError", "SpokenDigits"]
 
@@ -323,6 +323,15 @@ class SpokenDigits(LightningDataModule):
             delay_line=self.delay_line,
             seed=self.seed,
         )
+
+    def file_dataset(self, path: str | Path) -> EventDataset:
+        """The samples of another file in SHD's layout, labelled or not, prepared as for testing."""
+        packed = self._cut(read_shd_file(path, channels=self.channels, require_labels=False))
+        return EventDataset(
+            SamplePool(packed, np.arange(len(packed))), num_units=self.channels,
+            duration=self.duration, transform=self.transform, unique_dt=self.unique_dt,
+            delay_line=self.delay_line, seed=self.seed,
+        )  # fmt: skip
 
     def batch(self, split: str, indices: list[int]) -> Batch:
         """The samples ``indices`` of a split as one batch, not augmented; for figures."""

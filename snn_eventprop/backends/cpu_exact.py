@@ -386,9 +386,8 @@ def forward(
             stored += kept
             b += 1
     return (
-        out_times[:total].copy(), out_units[:total].copy(), out_slopes[:total].copy(),
-        out_before[:total].copy(), counts, states[:stored].copy(), places[:stored].copy(),
-        state_counts,
+        out_times[:total], out_units[:total], out_slopes[:total], out_before[:total], counts,
+        states[:stored], places[:stored], state_counts,
     )  # fmt: skip
 
 

@@ -405,7 +405,7 @@ def forward(
         counts[b - lo] = spikes
         total += spikes
         b += 1
-    return out_bins[:total].copy(), out_units[:total].copy(), out_slopes[:total].copy(), counts
+    return out_bins[:total], out_units[:total], out_slopes[:total], counts
 
 
 @kernel
