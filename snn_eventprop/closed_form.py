@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .backends import cpu_readout
+from .backends.threads import over_samples
 from .discretisation import psp_coefficient
 from .events import SpikeEvents
 
@@ -15,8 +17,6 @@ WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 # Time constants closer than this are spread symmetrically about their mean: the divided
 # difference below is then a central difference, off by the square of it.
 _SPREAD = 1e-4
-
-_PIECE = 2**14  # events at a time
 
 
 def _terms(tau: Tensor, duration: float, weighting: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -73,40 +73,61 @@ def mean_response(
     return response, slope
 
 
-@torch.library.custom_op("snn_eventprop::gathered_response", mutates_args=())
+@torch.library.custom_op("snn_eventprop::gathered_response", mutates_args=(), device_types="cpu")
 def _gathered_response(
-    start: Tensor, flat: Tensor, size: int, tau_mem: Tensor, tau_syn: Tensor, duration: float,
-    weighting: str,
+    times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
+    tau_syn: Tensor, duration: float, weighting: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """``mean_response`` summed over the events of each of ``size`` units, and its slope in each.
+    """``mean_response`` summed over the events of each unit, [B, N], and its slope in each event.
 
     For time constants that need no gradient: autograd would keep and revisit a dozen vectors over
-    all events, where the slope is all it takes. In pieces that stay in the cache.
+    all events, where the slope is all it takes.
     """
-    total = torch.zeros(size, dtype=torch.float64, device=start.device)
-    slopes = torch.empty_like(start)
-    for piece, index, out in zip(
-        start.split(_PIECE), flat.split(_PIECE), slopes.split(_PIECE), strict=True
-    ):
-        response, slope = mean_response(piece.double(), tau_mem, tau_syn, duration, weighting)
-        total.index_add_(0, index, response)
-        out.copy_(slope)
-    return total.to(start.dtype), slopes
+    slow, fast = _spread(tau_mem, tau_syn)
+    first, second = (_terms(tau, duration, weighting) for tau in (fast, slow))
+    gain = tau_syn / (fast - slow) / duration
+    constant, linear, early = (gain * (x - y) for x, y in zip(first[:3], second[:3], strict=True))
+    factors = tuple(float(x) for x in (constant, linear, early, gain * first[3], gain * second[3]))
+    total = torch.zeros(offsets.numel() - 1, num_units, dtype=torch.float64)
+    slopes = torch.empty_like(times)
+    arguments = (
+        times.detach().numpy(), units.numpy(), offsets.numpy(), duration,
+        (float(fast), float(slow)), factors, total.numpy(), slopes.numpy(),
+    )  # fmt: skip
+    work = offsets.diff().numpy()
+    over_samples(lambda lo, hi: cpu_readout.respond(lo, hi, *arguments), work)
+    return total.to(times.dtype), slopes
 
 
 @_gathered_response.register_fake
-def _(start, flat, size, tau_mem, tau_syn, duration, weighting):
-    return start.new_empty(size), torch.empty_like(start)
+def _(times, units, offsets, num_units, tau_mem, tau_syn, duration, weighting):
+    return times.new_empty(offsets.shape[0] - 1, num_units), torch.empty_like(times)
+
+
+@torch.library.custom_op("snn_eventprop::spread_slopes", mutates_args=(), device_types="cpu")
+def _spread_slopes(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
+    out = torch.empty_like(slopes)
+    arguments = (
+        units.numpy(), offsets.numpy(), grad.detach().contiguous().numpy(), slopes.numpy(),
+        out.numpy(),
+    )  # fmt: skip
+    work = offsets.diff().numpy()
+    over_samples(lambda lo, hi: cpu_readout.apply(lo, hi, *arguments), work)
+    return out
+
+
+@_spread_slopes.register_fake
+def _(grad, units, offsets, slopes):
+    return torch.empty_like(slopes)
 
 
 def _keep_slopes(ctx, inputs, output) -> None:
-    ctx.save_for_backward(inputs[1], output[1])
+    ctx.save_for_backward(inputs[1], inputs[2], output[1])
     ctx.mark_non_differentiable(output[1])
 
 
 def _apply_slopes(ctx, grad, _):
-    flat, slopes = ctx.saved_tensors
-    return grad[flat].mul_(slopes), None, None, None, None, None, None
+    return _spread_slopes(grad, *ctx.saved_tensors), *(None,) * 7
 
 
 _gathered_response.register_autograd(_apply_slopes, setup_context=_keep_slopes)
@@ -135,12 +156,14 @@ def mean_membrane(
     if tau_mem.numel() == 1 and tau_syn.numel() == 1:
         # One response per event whatever the output: gather per input unit first.
         constants = (tau_mem.reshape(()), tau_syn.reshape(()), events.duration, weighting)
-        flat = events.samples().mul_(inputs).add_(events.units)
-        if learned:
+        if learned or start.device.type != "cpu":
+            flat = events.samples().mul_(inputs).add_(events.units)
             response = mean_response(start.double(), *constants)[0]
             gathered = response.new_zeros(batch * inputs).index_add(0, flat, response)
         else:
-            gathered, _ = _gathered_response(start, flat, batch * inputs, *constants)
+            gathered, _ = _gathered_response(
+                start.contiguous(), events.units, events.offsets, inputs, *constants
+            )
         return gathered.to(weight.dtype).view(batch, inputs) @ weight.T
     response = mean_response(
         start[:, None].double(), tau_mem, tau_syn, events.duration, weighting

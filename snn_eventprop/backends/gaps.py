@@ -7,6 +7,8 @@ constants are equal. A longer gap is halved until it is short, and its map squar
 
 from __future__ import annotations
 
+import math
+
 from .compile import index, inlined, kernel
 
 # Longest gap that is not halved, in time constants: the series below are then exact to 1e-16.
@@ -28,6 +30,12 @@ def _exp(x):
 def _relative_expm1(x):
     """expm1(x) / x for abs(x) <= 1/16."""
     return 1.0 + x * (_2 + x * (_3 + x * (_4 + x * (_5 + x * (_6 + x * (_7 + x * _8))))))
+
+
+@kernel
+def decay(x):
+    """exp(-x) for x >= 0."""
+    return _exp(-x) if x <= _SHORT else math.exp(-x)
 
 
 @inlined
