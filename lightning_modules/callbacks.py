@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgres
 
 from lightning_modules import figures
 from lightning_modules.report import console
+from lightning_modules.whole_files import whole_file
 
 LAST = "last.ckpt"
 
@@ -66,6 +67,11 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self._samples = 0
         self._start = self._end = 0.0
+        self._before = self._here = 0.0  # seconds before this process, and its start
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before = self.seconds()
+        self._here = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._samples = 0
@@ -84,6 +90,7 @@ class History(Callback):
             "step": float(trainer.global_step),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "samples_per_s": self._samples / seconds if seconds > 0 else 0.0,
+            "seconds": self._before + time.perf_counter() - self._here,
         }
         for name, value in trainer.callback_metrics.items():
             if "/" in name:  # the others are of single batches, for the progress bar
@@ -99,6 +106,13 @@ class History(Callback):
         rates = [row["samples_per_s"] for row in self.rows]
         return statistics.median(rates) if rates else None
 
+    def seconds(self) -> float:
+        """Time of training in s, validation included, until the end of the last full epoch.
+
+        Of a resumed run the sum over its parts; what an interrupt threw away does not count.
+        """
+        return self.rows[-1]["seconds"] if self.rows else 0.0
+
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
 
@@ -106,9 +120,11 @@ class History(Callback):
         self.rows = list(state_dict["rows"])
 
     def _write(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with open(self.folder / "metrics.csv", "w", newline="") as file:
+        with (
+            whole_file(self.folder / "metrics.csv") as partial,
+            partial.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)

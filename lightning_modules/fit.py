@@ -2,7 +2,7 @@
 
 Without options it trains the embedded spoken digits with ``configs/default.yaml``. Everything the
 run makes lies in one folder, ``runs/0001`` and so on: checkpoints, ``config.yaml``,
-``metrics.csv`` and figures.
+``metrics.csv``, ``results.json`` and figures.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from lightning_modules.callbacks import Figures, History, Interrupt, ProgressBar
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.configs_by_name import ConfigAction, config_folder, config_names
 from lightning_modules.data import SpokenDigits
-from lightning_modules.report import console, summary
-from lightning_modules.run_folder import CHECKPOINTS, CONFIG, new_run, resumed
+from lightning_modules.report import console, peak_memory, summary
+from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, new_run, resumed
+from lightning_modules.whole_files import write_json
 
 
 class FitCLI(LightningCLI):
@@ -149,9 +150,12 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     cli = FitCLI(arguments)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     cli.parser.save(cli.config, str(cli.run / CONFIG), overwrite=True)
+    (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
     trainer.fit(model, data, ckpt_path=cli.config.ckpt_path)
 
-    results = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = trainer.callback_metrics.items()
+    # Those without a "/" are of single batches, for the progress bar.
+    results = {name: float(value) for name, value in metrics if "/" in name}
     if cli.config.test:
         best = cli.run / CHECKPOINTS / "best.ckpt"
         chosen = str(best) if best.exists() else None
@@ -160,8 +164,12 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     if rate is not None:
         results["samples_per_s"] = rate
     if trainer.is_global_zero:
+        write_json(cli.run / RESULTS, {
+            **results, "epochs": trainer.current_epoch, "seconds": cli.history.seconds(),
+            "peak_memory_mib": peak_memory() / 2**20, "complete": True,
+        })  # fmt: skip
         console.print(summary(results, f"{data.dataset}, {trainer.current_epoch} epochs"))
-        print(f"checkpoints, metrics.csv and figures: {cli.run}")
+        print(f"checkpoints, metrics.csv, results.json and figures: {cli.run}")
     return results
 
 

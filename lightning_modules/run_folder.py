@@ -8,6 +8,7 @@ from pathlib import Path
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+RESULTS = "results.json"  # there once a run is complete
 
 
 def new_run(folder: str | None) -> Path:

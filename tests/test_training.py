@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from pathlib import Path
@@ -42,6 +43,10 @@ def test_a_run_leaves_checkpoints_metrics_config_and_figures(capsys):
         "test/spikes_per_neuron_0", "test/silent_share_0", "samples_per_s",
     ):  # fmt: skip
         assert np.isfinite(results[name]), name
+    stored = json.loads((run / "results.json").read_text())
+    assert {name: stored[name] for name in results} == results
+    assert stored["complete"] is True and stored["epochs"] == 2
+    assert stored["seconds"] > 0 and stored["peak_memory_mib"] > 0
     found = rows("runs/0001")
     assert [row["epoch"] for row in found] == ["0.0", "1.0"]
     assert {"train/loss", "train/accuracy", "val/loss", "train/guarded_spikes"} <= found[0].keys()
