@@ -12,8 +12,9 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lightning_modules.loader import Batch
+from lightning_modules.methods import Method, build_network
 from lightning_modules.metrics import SilentShare, SpikesPerNeuron
-from lightning_modules.network import Method, NetworkOptions, Outcome, build_network
+from lightning_modules.network import NetworkOptions, Outcome
 from lightning_modules.recipe import HalveOnPlateau, LiftSilent, ease_in
 from snn_eventprop import SpikeEvents, diagnostics
 from snn_eventprop.losses import ClassificationLoss, SumExpLoss
@@ -29,7 +30,10 @@ class SpikingClassifier(LightningModule):
     Args:
         num_inputs: input units.
         num_classes: number of classes.
-        method: how gradients are made. "eventprop": exact event-based gradients.
+        method: how gradients are made. "eventprop": exact event-based gradients (by the solver
+            of ``network``). "snntorch", "norse": surrogate gradients by backpropagation through
+            time in these libraries. "eprop", "eprop-random": e-prop with symmetric or random
+            feedback. "paralif": ParaLIF neurons. See lightning_modules/methods/.
         network: sizes, constants and initial weights of the network.
         loss: a loss of snn_eventprop.losses by its class name, say SumLoss. Default: SumExpLoss.
         lr: learning rate of Adam.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,6 @@ from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
 from snn_eventprop.bins import num_bins
 from snn_eventprop.layers import Solver
 from snn_eventprop.losses import ClassificationLoss
-
-Method = Literal["eventprop"]
 
 
 class Outcome(NamedTuple):
@@ -113,11 +111,11 @@ class NetworkOptions:
     readout_std: float = 0.03
 
 
-class EventPropNetwork(nn.Module):
-    """Hidden ``EventPropLIF`` layers and an ``EventPropLI`` readout, on events throughout.
+class ReferenceNetwork(nn.Module):
+    """Parameters of the reference network: hidden ``EventPropLIF`` layers and a readout.
 
-    The readout is what the loss reads: closed-form time averages where there are such, membrane
-    traces otherwise, and spiking outputs for losses on spike times.
+    Every training method holds the same parameters under the same names, drawn alike: the same
+    seed starts all methods from the same weights, and a checkpoint of one loads into the others.
 
     Args:
         num_inputs: input units.
@@ -135,7 +133,6 @@ class EventPropNetwork(nn.Module):
                 f"hidden must list one positive size for each layer, got {options.hidden}"
             )
         self.loss = loss
-        self.solver = options.solver
         sizes = [num_inputs, *options.hidden]
         self.hidden = nn.ModuleList(
             _hidden_layer(sizes[i], sizes[i + 1], first=i == 0, options=options)
@@ -154,6 +151,17 @@ class EventPropNetwork(nn.Module):
             self.readout = EventPropLI(sizes[-1], num_classes, **constants)
         self.readout.reset_parameters(options.readout_mean, options.readout_std)
 
+    def input_weights(self) -> list[nn.Parameter]:
+        return [layer.weight for layer in self.hidden]  # type: ignore[misc]
+
+
+class EventPropNetwork(ReferenceNetwork):
+    """Exact event-based gradients, on events throughout.
+
+    The readout is what the loss reads: closed-form time averages where there are such, membrane
+    traces otherwise, and spiking outputs for losses on spike times.
+    """
+
     def forward(self, events: SpikeEvents) -> Outcome:
         spikes = self._hidden_spikes(events)
         counts = [layer.counts() for layer in spikes]
@@ -161,9 +169,6 @@ class EventPropNetwork(nn.Module):
             averages = self.readout.integral(spikes[-1], self.loss.weighting)
             return Outcome(self.loss.scale * averages, counts)
         return Outcome(self.loss.logits(self._read(spikes[-1])), counts)
-
-    def input_weights(self) -> list[nn.Parameter]:
-        return [layer.weight for layer in self.hidden]  # type: ignore[misc]
 
     @torch.no_grad()
     def observe(self, events: SpikeEvents) -> Observation:
@@ -175,7 +180,8 @@ class EventPropNetwork(nn.Module):
 
     def _read(self, spikes: SpikeEvents) -> SpikeEvents | Tensor:
         """The readout's spikes, or its trace at the end of each dt."""
-        if self.solver == "exact" and isinstance(self.readout, EventPropLI):
+        continuous = self.hidden[0].solver == "exact"
+        if continuous and isinstance(self.readout, EventPropLI):
             steps = num_bins(spikes.duration, self.readout.dt)
             times = torch.arange(1, steps + 1, dtype=torch.float64) * self.readout.dt
             return self.readout.sample(spikes, times.to(spikes.device))
@@ -223,16 +229,3 @@ def _gamma(mean: float, smallest: float, size: int, shape: float = 3.0) -> Tenso
         )
     draw = torch.distributions.Gamma(shape, shape / mean).sample((size,))
     return draw.clamp(smallest, 3 * mean)
-
-
-def build_network(
-    method: Method,
-    num_inputs: int,
-    num_classes: int,
-    options: NetworkOptions,
-    loss: ClassificationLoss,
-) -> Network:
-    """The reference network, to be trained by ``method``."""
-    if method != "eventprop":
-        raise ValueError(f"method must be 'eventprop', got {method!r}")
-    return EventPropNetwork(num_inputs, num_classes, options, loss)
