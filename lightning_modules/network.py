@@ -132,6 +132,7 @@ class ReferenceNetwork(nn.Module):
             raise ValueError(
                 f"hidden must list one positive size for each layer, got {options.hidden}"
             )
+        self.options = options
         self.loss = loss
         sizes = [num_inputs, *options.hidden]
         self.hidden = nn.ModuleList(

@@ -1,0 +1,147 @@
+"""Train the same network by several methods: ``python -m lightning_modules.compare``.
+
+Every method starts from the same weights and sees the same batches. Each run is a process of its
+own, with its own folder under --output; runs that are complete are not repeated, one that was
+interrupted goes on where it was. At the end (and after each run) the folder holds report.html,
+compare.csv and the figures.
+
+A method is a name, with a bin width after an @ where it is not the configured one:
+grid, exact (EventProp); snntorch, norse (surrogate gradients); eprop, eprop-random; paralif.
+Options that are not listed here go to lightning_modules.fit:
+
+    python -m lightning_modules.compare --methods grid grid@5ms snntorch@5ms \\
+        --trainer.max_epochs 60 --data.root data/de
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lightning_modules.comparison import Run, write_report
+from lightning_modules.methods import METHODS
+from lightning_modules.report import console
+from lightning_modules.run_folder import CHECKPOINTS, RESULTS
+
+SOLVERS = ("grid", "exact")
+NAMES = (*SOLVERS, *METHODS[1:])
+
+
+class Entry(NamedTuple):
+    """One method of the comparison, and how fit is told to use it."""
+
+    name: str
+    label: str
+    options: list[str]
+
+
+def entry(text: str) -> Entry:
+    """The method that ``text`` names: NAME or NAME@DT, DT in s or, with the suffix ms, in ms."""
+    name, _, width = text.partition("@")
+    if name not in NAMES:
+        raise argparse.ArgumentTypeError(
+            f"no method {name!r}; there are {', '.join(NAMES)}, each with a bin width after an @ "
+            "if need be (grid@5ms)"
+        )
+    method = "eventprop" if name in SOLVERS else name
+    options = ["--model.method", method]
+    options += ["--model.network.solver", name if name in SOLVERS else "grid"]
+    label = f"EventProp, {name}" if name in SOLVERS else name
+    if width:
+        try:
+            dt = float(width[:-2]) / 1e3 if width.endswith("ms") else float(width)
+        except ValueError:
+            dt = -1.0
+        if not dt > 0:
+            raise argparse.ArgumentTypeError(
+                f"{text}: the bin width after @ must be a positive number of seconds (5e-3) or "
+                "milliseconds (5ms)"
+            )
+        options += ["--model.network.dt", repr(dt)]
+        label += f", {dt * 1e3:g} ms"
+    return Entry(text, label, options)
+
+
+def arguments(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m lightning_modules.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--methods", type=entry, nargs="+", metavar="METHOD",
+        default=[entry(name) for name in ("grid", "exact", "snntorch", "norse")],
+        help="which ones (default: grid exact snntorch norse)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="runs of each (default: 0 1 2)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/compare"), metavar="FOLDER",
+        help="where runs and report go (default: runs/compare)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--similarity", type=int, default=1, metavar="EPOCHS",
+        help="epochs between two comparisons of the gradient with the exact one; 0: none "
+        "(default: 1)",
+    )  # fmt: skip
+    return parser.parse_known_args(args)
+
+
+def train(chosen: Entry, seed: int, folder: Path, options: list[str]) -> None:
+    """Run fit in a process of its own, or go on with it; its output goes to ``log.txt``."""
+    command = [sys.executable, "-m", "lightning_modules.fit"]
+    if (folder / CHECKPOINTS / "last.ckpt").exists():
+        command += ["--ckpt_path", "last"]
+    else:
+        command += [*options, *chosen.options, "--seed_everything", str(seed)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
+        log.flush()
+        done = subprocess.run(
+            [*command, "--run_dir", str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    if done.returncode:
+        tail = (folder / "log.txt").read_text(encoding="utf-8").splitlines()[-5:]
+        where = f"error: {chosen.name}, seed {seed}: {folder}/log.txt ends with"
+        sys.exit("\n".join([where, *tail]))
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Run what is missing, write the report, and return its path."""
+    chosen, options = arguments(sys.argv[1:] if args is None else args)
+    if chosen.similarity:
+        options += [
+            "--trainer.callbacks+=lightning_modules.similarity.GradientSimilarity",
+            f"--trainer.callbacks.every={chosen.similarity}",
+        ]
+    plan = [(method, seed) for seed in chosen.seeds for method in chosen.methods]
+    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    runs: list[Run] = []
+    report = chosen.output / "report.html"
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(plan))
+        for method, seed in plan:
+            progress.update(task, description=f"{method.name}, seed {seed}")
+            folder = chosen.output / method.name / str(seed)
+            if not (folder / RESULTS).exists():
+                train(method, seed, folder, options)
+            results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+            runs.append(Run(method.label, seed, folder, results))
+            write_report(runs, chosen.output, options)
+            progress.advance(task)
+    width = None if console.is_terminal else 120
+    console.print(write_report(runs, chosen.output, options), width=width, crop=False)
+    print(f"report: {report}")
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Runs of several methods side by side: table, figures, report."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+SIMILARITY = "similarity/"
+
+
+class Run(NamedTuple):
+    """One complete run of fit."""
+
+    label: str  # of its method
+    seed: int
+    folder: Path
+    results: dict[str, Any]
+
+    def rows(self) -> list[dict[str, float]]:
+        """Metrics of each epoch."""
+        with (self.folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+class Column(NamedTuple):
+    """A column of the table: the mean over seeds, and their standard deviation if asked."""
+
+    title: str
+    metric: str
+    form: str
+    spread: bool = False
+
+
+COLUMNS = (
+    Column("test accuracy", "test/accuracy", ".3f", True),
+    Column("heard", "test/accuracy_seen", ".3f", True),
+    Column("never heard", "test/accuracy_unseen", ".3f", True),
+    Column("spikes/neuron", "test/spikes_per_neuron_0", ".1f"),
+    Column("samples/s", "samples_per_s", ",.0f"),
+    Column("training s", "seconds", ",.0f"),
+    Column("peak MiB", "peak_memory_mib", ",.0f"),
+)
+
+
+def by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.label, []).append(run)
+    return groups
+
+
+def cells(group: Sequence[Run]) -> list[str]:
+    """A row of the table: what the runs of one method reached."""
+    found = []
+    for column in COLUMNS:
+        values = [run.results[column.metric] for run in group if column.metric in run.results]
+        if not values:
+            found.append("")
+            continue
+        text = format(statistics.mean(values), column.form)
+        if column.spread and len(values) > 1:
+            text += f" ± {statistics.stdev(values):{column.form}}"
+        found.append(text)
+    return found
+
+
+def table(runs: Sequence[Run]) -> Table:
+    made = Table("method", "seeds", *(column.title for column in COLUMNS))
+    for label, group in by_label(runs).items():
+        made.add_row(label, str(len(group)), *cells(group))
+    return made
+
+
+def curves(runs: Sequence[Run]) -> Figure:
+    """Validation accuracy against epochs and seconds, and what a method costs."""
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    (over_epochs, over_time, spikes), bars = figure.subplots(2, 3)
+    groups = by_label(runs)
+    for number, (label, group) in enumerate(groups.items()):
+        histories = [run.rows() for run in group]
+        length = min(map(len, histories))
+        epochs = [row["epoch"] + 1 for row in histories[0][:length]]
+        for axes, name in ((over_epochs, "val/accuracy"), (spikes, "train/spikes_per_neuron_0")):
+            values = _collected(histories, name, length)
+            if values is not None:
+                _band(axes, epochs, values, label, number)
+        values = _collected(histories, "val/accuracy", length)
+        seconds = _collected(histories, "seconds", length)
+        if values is not None and seconds is not None:
+            _band(over_time, seconds.mean(0), values, label, number)
+    over_epochs.set(xlabel="epoch", ylabel="validation accuracy")
+    over_time.set(xlabel="training time (s)", ylabel="validation accuracy", xscale="log")
+    spikes.set(xlabel="epoch", ylabel="spikes per neuron")
+    over_epochs.legend(fontsize="small")
+    for axes, title, metric in zip(
+        bars, ("samples/s", "peak memory (MiB)", "test accuracy"),
+        ("samples_per_s", "peak_memory_mib", "test/accuracy"), strict=True,
+    ):  # fmt: skip
+        means = [
+            statistics.mean(run.results.get(metric, 0.0) for run in group)
+            for group in groups.values()
+        ]
+        axes.barh(list(groups), means, color=[f"C{i}" for i in range(len(groups))])
+        axes.invert_yaxis()
+        axes.set_xlabel(title)
+    for axes in (over_epochs, over_time, spikes):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def similarity(runs: Sequence[Run]) -> Figure | None:
+    """Cosine of each parameter's gradient with the exact one over training; None: not logged."""
+    histories = {
+        label: [run.rows() for run in group] for label, group in by_label(runs).items()
+    }
+    names = sorted({
+        name for group in histories.values() for rows in group for row in rows for name in row
+        if name.startswith(SIMILARITY)
+    })  # fmt: skip
+    if not names:
+        return None
+    figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        for number, (label, group) in enumerate(histories.items()):
+            length = min(sum(name in row for row in rows) for rows in group)
+            if length == 0:
+                continue
+            picked = [[row for row in rows if name in row][:length] for rows in group]
+            epochs = [row["epoch"] + 1 for row in picked[0]]
+            values = np.array([[row[name] for row in rows] for rows in picked])
+            _band(axes, epochs, values, label, number)
+        axes.set(title=name.removeprefix(SIMILARITY), xlabel="epoch", ylim=(-0.25, 1.05))
+        axes.axhline(0, color="k", linewidth=0.5)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("cosine with the exact gradient")
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def write_report(runs: Sequence[Run], folder: Path, options: Sequence[str]) -> Table:
+    """``report.html`` (everything in one file), ``compare.csv`` and PNG figures in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "compare.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "seed", *(column.metric for column in COLUMNS)])
+        for run in runs:
+            values = [run.results.get(column.metric, "") for column in COLUMNS]
+            writer.writerow([run.label, run.seed, *values])
+    pictures = {"compare": curves(runs), "similarity": similarity(runs)}
+    body = [_html_table(runs)]
+    for name, figure in pictures.items():
+        if figure is None:
+            continue
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=120)
+        encoded = base64.b64encode(path.read_bytes()).decode()
+        body.append(f'<p><img alt="{name}" src="data:image/png;base64,{encoded}"></p>')
+    said = html.escape(shlex.join(options))
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Training methods</title>'
+        "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"
+        "td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>"
+        "<h1>Training methods on one network</h1><p>Mean over seeds ± standard deviation; bands in "
+        f"figures are from the lowest to the highest seed. Options: <code>{said}</code></p>"
+    )
+    (folder / "report.html").write_text(page + "".join(body) + "</html>\n", encoding="utf-8")
+    return table(runs)
+
+
+def _html_table(runs: Sequence[Run]) -> str:
+    head = ["method", "seeds", *(column.title for column in COLUMNS)]
+    lines = ["".join(f"<th>{html.escape(title)}</th>" for title in head)]
+    for label, group in by_label(runs).items():
+        row = [label, str(len(group)), *cells(group)]
+        lines.append("".join(f"<td>{html.escape(cell)}</td>" for cell in row))
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _collected(histories: Sequence[Any], name: str, length: int) -> np.ndarray | None:
+    """[seeds, epochs] of a metric; None unless all have it."""
+    if not all(name in row for rows in histories for row in rows[:length]):
+        return None
+    return np.array([[row[name] for row in rows[:length]] for rows in histories])
+
+
+def _band(axes: Any, x: Any, values: np.ndarray, label: str, number: int) -> None:
+    axes.plot(x, values.mean(0), label=label, color=f"C{number}", linewidth=1.2)
+    axes.fill_between(x, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
