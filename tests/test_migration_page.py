@@ -9,10 +9,11 @@ import pytest
 
 pytest.importorskip("snntorch")
 pytest.importorskip("norse")
+pytest.importorskip("nir")
 
 
 def test_every_example_of_the_migration_page_runs():
     page = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     exec("\n".join(blocks), {})

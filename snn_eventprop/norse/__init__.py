@@ -26,6 +26,7 @@ from norse.torch import (  # noqa: E402
 )
 
 from .neurons import LIF, LIFCell, LIFRecurrent, LIFRecurrentCell  # noqa: E402
+from .nir import from_nir, to_nir  # noqa: E402
 
 __all__ = [
     "LI",
@@ -40,4 +41,6 @@ __all__ = [
     "LILinearCell",
     "LIParameters",
     "LIState",
+    "from_nir",
+    "to_nir",
 ]
