@@ -140,8 +140,20 @@ def _(module: nn.Linear, size: int) -> Nodes:
     return {"": nir.Affine(matrix(module.weight), matrix(module.bias))}
 
 
+_WRITTEN = {"weight", "recurrent_weight", "log_tau_mem", "log_tau_syn", "threshold"}
+
+
+def _check_written(module: nn.Module) -> None:
+    more = set(module.state_dict()) - _WRITTEN
+    if more:
+        raise TypeError(
+            f"{type(module).__name__} has {', '.join(sorted(more))}, for which there is no node"
+        )
+
+
 @node_of.register
 def _(module: EventPropLIF, size: int) -> Nodes:
+    _check_written(module)
     rows = module._recurrent_rows()
     return {
         "weight": nir.Linear(matrix(module.weight)),
@@ -164,6 +176,7 @@ def _(module: EventPropNeuron, size: int) -> Nodes:
 
 @node_of.register
 def _(module: EventPropLI, size: int) -> Nodes:
+    _check_written(module)
     return {
         "weight": nir.Linear(matrix(module.weight)),
         **integrators(

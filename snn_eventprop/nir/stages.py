@@ -70,11 +70,11 @@ def read_stages(graph: nir.NIRGraph | str | os.PathLike[str]) -> list[Stage]:
         if isinstance(node, (nir.Linear, nir.Affine)):
             if waiting is not None:
                 stages.append(waiting)
-            bias = node.bias if isinstance(node, nir.Affine) else None
-            waiting = Stage(name, node.weight, bias if bias is not None and bias.any() else None)
+            waiting = Stage(name, node.weight, getattr(node, "bias", None))
         elif isinstance(node, (nir.CubaLIF, nir.CubaLI)):
             before = waiting or Stage(name)
-            stages.append(Stage(name, before.weight, before.bias, node, recurrent))
+            bias = None if before.bias is None or not before.bias.any() else before.bias
+            stages.append(Stage(name, before.weight, bias, node, recurrent))
             waiting = None
         else:
             raise TypeError(
@@ -89,15 +89,13 @@ def _row(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, np.ndarray | N
     edges = {(str(start), str(end)) for start, end in graph.edges}
     place = _only(name for name, node in graph.nodes.items() if isinstance(node, nir.Input))
     while True:
-        place = _only(end for start, end in edges if start == place)
+        edge = _only(edge for edge in edges if edge[0] == place)
+        edges.remove(edge)  # so that a ring ends in an error
+        place = edge[1]
         node = graph.nodes[place]
         if isinstance(node, nir.Output):
             return
-        back = [
-            name
-            for name, other in graph.nodes.items()
-            if (place, name) in edges and (name, place) in edges
-        ]
+        back = [name for name in graph.nodes if (place, name) in edges and (name, place) in edges]
         if isinstance(node, nir.NIRGraph):
             _, inner, recurrent = _only(_row(node))
             yield place, inner, recurrent
