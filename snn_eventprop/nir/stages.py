@@ -66,15 +66,20 @@ def read_stages(graph: nir.NIRGraph | str | os.PathLike[str]) -> list[Stage]:
         graph = nir.read(os.fspath(graph))
     stages: list[Stage] = []
     waiting: Stage | None = None  # weights whose neurons are yet to come
-    for name, node, recurrent in _row(graph):
+    for name, node, loop in _row(graph):
         if isinstance(node, (nir.Linear, nir.Affine)):
             if waiting is not None:
                 stages.append(waiting)
             waiting = Stage(name, node.weight, getattr(node, "bias", None))
         elif isinstance(node, (nir.CubaLIF, nir.CubaLI)):
             before = waiting or Stage(name)
-            bias = None if before.bias is None or not before.bias.any() else before.bias
-            stages.append(Stage(name, before.weight, bias, node, recurrent))
+            recurrent = None if loop is None else loop.weight
+            # What a loop adds at all times adds to the bias.
+            bias = _sum(before.bias, getattr(loop, "bias", None))
+            weight = before.weight
+            if bias is not None and weight is None:
+                weight = np.eye(len(bias))
+            stages.append(Stage(name, weight, bias, node, recurrent))
             waiting = None
         else:
             raise TypeError(
@@ -84,8 +89,8 @@ def read_stages(graph: nir.NIRGraph | str | os.PathLike[str]) -> list[Stage]:
     return stages if waiting is None else [*stages, waiting]
 
 
-def _row(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, np.ndarray | None]]:
-    """Name, node, and the recurrent weights of each node from input to output."""
+def _row(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, nir.NIRNode | None]]:
+    """Name, node, and the node in a loop with it, of all nodes from input to output."""
     edges = {(str(start), str(end)) for start, end in graph.edges}
     place = _only(name for name, node in graph.nodes.items() if isinstance(node, nir.Input))
     while True:
@@ -97,12 +102,12 @@ def _row(graph: nir.NIRGraph) -> Iterator[tuple[str, nir.NIRNode, np.ndarray | N
             return
         back = [name for name in graph.nodes if (place, name) in edges and (name, place) in edges]
         if isinstance(node, nir.NIRGraph):
-            _, inner, recurrent = _only(_row(node))
-            yield place, inner, recurrent
+            _, inner, own_loop = _only(_row(node))
+            yield place, inner, own_loop
         elif back:
             loop = _only(back)
             edges -= {(place, loop), (loop, place)}
-            yield place, node, _loop_weight(loop, graph.nodes[loop])
+            yield place, node, _checked_loop(loop, graph.nodes[loop])
         else:
             yield place, node, None
 
@@ -117,9 +122,13 @@ def _only(found: Iterable[T]) -> T:
     return found[0]
 
 
-def _loop_weight(name: str, node: nir.NIRNode) -> np.ndarray:
-    if isinstance(node, nir.Affine) and node.bias.any():
-        raise ValueError(f"the recurrent weights {name!r} have a bias, which no layer here has")
+def _sum(*biases: np.ndarray | None) -> np.ndarray | None:
+    """None for nothing, zeros included."""
+    given = [bias for bias in biases if bias is not None and bias.any()]
+    return np.sum(given, axis=0) if given else None
+
+
+def _checked_loop(name: str, node: nir.NIRNode) -> nir.NIRNode:
     if not isinstance(node, (nir.Linear, nir.Affine)):
         raise TypeError(f"the loop {name!r} is a {type(node).__name__}, not Linear or Affine")
-    return node.weight
+    return node
