@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_modules.comparison import Run, write_report
@@ -137,8 +138,8 @@ def main(args: list[str] | None = None) -> Path:
             runs.append(Run(method.label, seed, folder, results))
             write_report(runs, chosen.output, options)
             progress.advance(task)
-    width = None if console.is_terminal else 120
-    console.print(write_report(runs, chosen.output, options), width=width, crop=False)
+    wide = console if console.is_terminal else Console(width=120)
+    wide.print(write_report(runs, chosen.output, options))
     print(f"report: {report}")
     return report
 

@@ -130,18 +130,23 @@ def _forward(
         offsets.diff().numpy() + steps,
         per_thread=4,
     )
-    out_bins, out_units, slopes, counts = (
-        torch.from_numpy(np.concatenate(piece)) if piece else torch.empty(0)
-        for piece in zip(*parts, strict=True)
-    ) if parts else (
-        torch.empty(0, dtype=torch.int32), torch.empty(0, dtype=torch.int64),
-        torch.empty(0, dtype=dtype), torch.empty(0, dtype=torch.int64),
-    )  # fmt: skip
     out_offsets = torch.zeros(batch + 1, dtype=torch.int64)
-    torch.cumsum(counts, 0, out=out_offsets[1:])
-    stamps = out_bins.to(dtype)
+    np.cumsum(np.concatenate([[0], *(part[3] for part in parts)]), out=out_offsets.numpy())
+    spikes = int(out_offsets[-1])
+    stamps = torch.empty(spikes, dtype=dtype)
+    marks, slopes = torch.empty_like(stamps), torch.empty_like(stamps)
+    out_bins = torch.empty(spikes, dtype=torch.int32)
+    out_units = torch.empty(spikes, dtype=torch.int64)
+    whole = [out.numpy() for out in (out_bins, out_units, slopes, stamps, marks)]
+    starts = np.cumsum([0, *(len(part[0]) for part in parts)])
+
+    def collect(lo: int, hi: int) -> None:
+        for part, start in zip(parts[lo:hi], starts[lo:hi], strict=True):
+            cpu_grid.collect(start, *part[:3], *whole)
+
+    over_samples(collect, np.diff(starts))
     return (
-        stamps, torch.ones_like(stamps), out_bins, out_units, slopes, out_offsets,
+        stamps, marks, out_bins, out_units, slopes, out_offsets,
         last_current, last_voltage, trace, states,
     )  # fmt: skip
 

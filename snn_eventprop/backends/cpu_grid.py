@@ -409,6 +409,19 @@ def forward(
 
 
 @kernel
+def collect(start, bins, units, slopes, out_bins, out_units, out_slopes, out_stamps, out_marks):
+    """Put the spikes of a range of samples in their place among those of all samples."""
+    one = out_marks.dtype.type(1)
+    for j in range(bins.shape[0]):
+        to = _index(start) + _index(j)
+        out_bins[to] = bins[j]
+        out_units[to] = units[j]
+        out_slopes[to] = slopes[j]
+        out_stamps[to] = out_stamps.dtype.type(bins[j])
+        out_marks[to] = one
+
+
+@kernel
 def _gather(grad_rows, bins, units, values, lo, hi, begin, beta, place, rows, scales):
     """grad_rows[units[e]] += values[e] * beta[bins[e] - begin] for events lo..hi.
 

@@ -27,7 +27,7 @@ def respond(lo, hi, times, units, offsets, duration, taus, factors, total, slope
         taus: (fast, slow) s.   factors: (constant, linear, early, fall_fast, fall_slow).
         total: [B, N] float64, added to.   slopes: [S], written.
     """
-    fast, slow = taus
+    fast, slow, trial = 1 / taus[0], 1 / taus[1], 1 / duration
     constant, linear, early, fall_fast, fall_slow = factors
     for b in range(lo, hi):
         first, end = offsets[b], offsets[b + 1]
@@ -35,18 +35,22 @@ def respond(lo, hi, times, units, offsets, duration, taus, factors, total, slope
             continue
         later = np.float64(times[end - 1])
         rest = duration - later
-        by_fast, by_slow = math.exp(-rest / fast), math.exp(-rest / slow)
-        start = math.exp(-later / duration)
+        by_fast, by_slow = math.exp(-rest * fast), math.exp(-rest * slow)
+        start = math.exp(-later * trial)
+        response = slope = 0.0
         for e in range(end - 1, first - 1, -1):
             at = np.float64(times[e])
             gap = later - at
-            later = at
-            by_fast *= decay(gap / fast)
-            by_slow *= decay(gap / slow)
-            start /= decay(gap / duration)
-            a, b_, c = fall_fast * by_fast, fall_slow * by_slow, early * start
-            total[b, units[e]] += constant + linear * (duration - at) + c + a - b_
-            slopes[e] = a / fast - b_ / slow - linear - c / duration
+            if gap > 0 or e == end - 1:  # spikes of a grid share their times
+                later = at
+                by_fast *= decay(gap * fast)
+                by_slow *= decay(gap * slow)
+                start /= decay(gap * trial)
+                falls, tail, c = fall_fast * by_fast, fall_slow * by_slow, early * start
+                response = constant + linear * (duration - at) + c + falls - tail
+                slope = falls * fast - tail * slow - linear - c * trial
+            total[b, units[e]] += response
+            slopes[e] = slope
 
 
 @kernel
