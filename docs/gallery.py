@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from pictures import adjoint, codes, digits, network, neurons, one_neuron, style
+from pictures import adjoint, augmentations, codes, digits, network, neurons, one_neuron, style
 from pictures.trained import Trained, load
 
 PICTURES: dict[str, Callable[[], style.Picture]] = {
@@ -22,6 +22,7 @@ PICTURES: dict[str, Callable[[], style.Picture]] = {
     "ann_snn": one_neuron.picture,
     "codes": codes.picture,
     "digits": digits.picture,
+    **augmentations.PICTURES,
 }
 OF_A_TRAINED_NETWORK: dict[str, Callable[[Trained], style.Picture]] = {
     "raster": network.picture,
@@ -49,7 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
                 figure, facts = PICTURES[name]()
             else:
                 figure, facts = OF_A_TRAINED_NETWORK[name](trained())
-            style.save(figure, options.output / f"{name}.png")
+            path = options.output / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            style.save(figure, path)
         print(f"{name}.png", *facts, sep="\n", end="\n\n", flush=True)
 
 

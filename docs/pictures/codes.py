@@ -51,7 +51,7 @@ def picture() -> style.Picture:
     width = digits.CHANNELS // BANDS
     style.dots(original, shown.times, (shown.units + 0.5) / width - 0.5, 0.15, style.GREY)
     original.set(
-        xlim=(0, 600), ylabel="band (20 channels each)", xlabel="time (ms)", title="the sample"
+        xlim=(0, 800), ylabel="band (20 channels each)", xlabel="time (ms)", title="the sample"
     )
     bars.barh(range(BANDS), x, height=0.8, color=style.GREEN)
     bars.set(xlim=(0, 1.02), xlabel="value $x$", title="one number a band")

@@ -57,8 +57,8 @@ def _with_sums(figure, shown: Sample) -> None:
     )  # fmt: skip
     corner.axis("off")
     style.dots(raster, shown.times, shown.units, 0.4)
-    raster.set(xlim=(0, 600), ylim=(0, CHANNELS), xlabel="time (ms)", ylabel="channel")
-    bins = np.arange(0, 601, 5)
+    raster.set(xlim=(0, 800), ylim=(0, CHANNELS), xlabel="time (ms)", ylabel="channel")
+    bins = np.arange(0, 801, 5)
     counts, _ = np.histogram(shown.times * 1e3, bins)
     above.stairs(counts / 5, bins, fill=True, color=style.BLUE)
     above.set(ylabel="events\nper ms", title=f"'{LARGE}', {shown.times.size:,} events")

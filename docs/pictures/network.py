@@ -10,6 +10,7 @@ from pictures.trained import Trained, hidden_spikes
 
 
 def picture(trained: Trained) -> style.Picture:
+    trained = trained.showing(1.0)
     events, spikes = trained.events, hidden_spikes(trained)
     end = 1e3 * min(trained.events.duration, float(events.times.max()) + 0.05)
     name = trained.class_names[trained.label]
@@ -41,7 +42,7 @@ def picture(trained: Trained) -> style.Picture:
     output.legend(loc="upper right")
     output.set(
         ylabel="membrane V", xlabel="time (ms)", xlim=(0, end),
-        title=f"readout: one leaky integrator for each of {scores.size} classes",
+        title=f"readout: a leaky integrator for each of {scores.size} classes; the largest average wins",
     )  # fmt: skip
     return style.Picture(figure, [
         f"{events.times.numel()} input spikes, {spikes.times.numel()} hidden spikes, "

@@ -105,7 +105,7 @@ def picture() -> style.Picture:
     trace.vlines(spikes * 1e3, 1.0, 1.6, color=style.PURPLE, linewidth=1.6)
     trace.text(1, 1.04, "threshold", fontsize=8, color=style.GREY)
     trace.set(
-        xlim=(0, DURATION * 1e3), xlabel="time (ms)", ylabel="membrane V", ylim=(-0.4, 1.7),
+        xlim=(0, DURATION * 1e3), xlabel="time (ms)", ylabel="membrane V", ylim=(-0.1, 1.7),
         title="memory: V leaks, spikes, is reset",
     )  # fmt: skip
 

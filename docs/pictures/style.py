@@ -13,7 +13,7 @@ from PIL import Image
 
 # Okabe and Ito's colours.
 BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-SKY, PURPLE, GREY, LIGHT, INK = "#56B4E9", "#CC79A7", "#7F7F7F", "#D0D0D0", "#222222"
+SKY, PURPLE, GREY, LIGHT, INK = "#56B4E9", "#CC79A7", "#7F7F7F", "#C4C4C4", "#222222"
 
 _STYLE = {
     "font.size": 9,

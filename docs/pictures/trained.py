@@ -27,14 +27,20 @@ SMALL = ["--config", "tiny", *OPTIONS[:2], "--data.duration", "0.6", "--trainer.
 
 
 class Trained(NamedTuple):
-    """One hidden layer, its readout (both in float64), the loss, and one test sample."""
+    """One hidden layer and its readout (both in float64), the loss, and a sample."""
 
     hidden: EventPropLIF
     readout: EventPropLI
     loss: ClassificationLoss
+    class_names: tuple[str, ...]
+    known: list[tuple[SpikeEvents, int]]  # test samples that it knows, by number of events
     events: SpikeEvents
     label: int
-    class_names: tuple[str, ...]
+
+    def showing(self, size: float) -> Trained:
+        """With another sample: the smallest known one for ``size`` 0, the largest one for 1."""
+        events, label = self.known[round(size * (len(self.known) - 1))]
+        return self._replace(events=events, label=label)
 
 
 def train(folder: str, small: bool = False) -> Path:
@@ -45,23 +51,22 @@ def train(folder: str, small: bool = False) -> Path:
 
 
 def load(checkpoint: Path | None = None, small: bool = False) -> Trained:
-    """The network of ``checkpoint``, or a new one, with the first test sample that it knows."""
+    """The network of ``checkpoint``, or a new one, with those samples of the first test batch that it
+    knows (all, if it knows none)."""
     if checkpoint is None:
         with tempfile.TemporaryDirectory() as folder:
             return load(train(folder, small), small)
     data = SpokenDigits.load_from_checkpoint(checkpoint)
     model = SpikingClassifier.load_from_checkpoint(checkpoint, map_location="cpu").double()
     (hidden,), readout = model.network.hidden, model.network.readout
-    for batch in data.test_dataloader():
-        with torch.no_grad():
-            known = model.network(_double(batch.events)).logits.argmax(1) == batch.labels
-        if known.any() or small:
-            index = int(known.int().argmax())
-            return Trained(
-                hidden, readout, model.loss, _double(batch.events[index]),
-                int(batch.labels[index]), data.class_names,
-            )  # fmt: skip
-    raise RuntimeError("the network knows no sample of the test file; train it longer")
+    batch = next(iter(data.test_dataloader()))
+    events = _double(batch.events)
+    with torch.no_grad():
+        right = model.network(events).logits.argmax(1) == batch.labels
+    indices = torch.where(right)[0] if right.any() else torch.arange(len(batch.labels))
+    indices = indices[events.offsets.diff()[indices].argsort()].tolist()
+    known = [(events[i], int(batch.labels[i])) for i in indices]
+    return Trained(hidden, readout, model.loss, data.class_names, known, *known[-1])
 
 
 def _double(events: SpikeEvents) -> SpikeEvents:
