@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(everything)
     if unknown:
-        parser.error(f"no picture is called {', '.join(unknown)}; there are {', '.join(everything)}")
+        names = ", ".join(everything)
+        parser.error(f"no picture is called {', '.join(unknown)}; there are {names}")
     trained = cache(lambda: load(options.ckpt_path, options.small))
     for name in options.names or everything:
         with style.style():

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from pictures import style
+
 from snn_eventprop import EventPropLIF, SpikeEvents, equations
 
 TAU_MEM, TAU_SYN, THRESHOLD, DURATION = 20e-3, 5e-3, 1.0, 0.1  # s, s, -, s

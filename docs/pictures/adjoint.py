@@ -26,7 +26,8 @@ def neurons_to_show(trained: Trained, fewest: int = 4, most: int = 9) -> list[in
     """Of the neurons with a moderate number of spikes, those whose input matters most."""
     spikes = hidden_spikes(trained)
     counts = torch.bincount(spikes.units, minlength=spikes.num_units).numpy()
-    worth = np.abs(worth_of_current(trained, np.linspace(0, trained.events.duration, 50))).sum(axis=1)
+    times = np.linspace(0, trained.events.duration, 50)
+    worth = np.abs(worth_of_current(trained, times)).sum(axis=1)
     order = np.argsort(-np.where((counts >= fewest) & (counts <= most), worth, -1.0))
     return sorted(order[:NEURONS].tolist())
 

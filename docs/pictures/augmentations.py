@@ -112,7 +112,8 @@ def delay_line() -> style.Picture:
         mine = units // CHANNELS == copy
         color = style.INK if copy == 0 else (style.BLUE, style.SKY)[copy % 2]
         _draw(right, (times[mine], units[mine]), None, 0.15, color)
-    right.set(title=f"after DelayLine({line.copies}, {line.delay})", ylim=(0, after.num_units), ylabel="unit")
+    right.set(title=f"after DelayLine({line.copies}, {line.delay})", ylabel="unit")
+    right.set_ylim(0, after.num_units)
     right.set_yticks([CHANNELS * n for n in range(0, line.copies + 2)])
     left.set(xlim=(0, 900), ylim=(0, CHANNELS), ylabel="channel")
     before = sample(batch())[0].size

@@ -42,7 +42,7 @@ def picture(trained: Trained) -> style.Picture:
     output.legend(loc="upper right")
     output.set(
         ylabel="membrane V", xlabel="time (ms)", xlim=(0, end),
-        title=f"readout: a leaky integrator for each of {scores.size} classes; the largest average wins",
+        title=f"readout: a membrane for each of {scores.size} classes; the largest average wins",
     )  # fmt: skip
     return style.Picture(figure, [
         f"{events.times.numel()} input spikes, {spikes.times.numel()} hidden spikes, "

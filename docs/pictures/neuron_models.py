@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -161,7 +162,7 @@ def respond(
     reaches_peak.terminal = resets  # type: ignore[attr-defined]
     edges = sorted({0.0, duration, *(t for p in pulses for t in (p.start, p.stop))})
     state, pieces, spikes = neuron.rest(), [], []
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges):
         current = sum(p.current for p in pulses if p.start <= begin < p.stop)
         while begin < end:
             times = np.append(np.arange(begin, end, step), end)

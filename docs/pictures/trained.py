@@ -51,8 +51,8 @@ def train(folder: str, small: bool = False) -> Path:
 
 
 def load(checkpoint: Path | None = None, small: bool = False) -> Trained:
-    """The network of ``checkpoint``, or a new one, with those samples of the first test batch that it
-    knows (all, if it knows none)."""
+    """The network of ``checkpoint``, or a new one, with those samples of the first test batch that
+    it knows (all, if it knows none)."""
     if checkpoint is None:
         with tempfile.TemporaryDirectory() as folder:
             return load(train(folder, small), small)
