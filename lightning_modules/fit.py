@@ -141,8 +141,11 @@ class FitCLI(LightningCLI):
 
     def describe(self) -> None:
         """Write every option to the run's folder, and hand them to the loggers."""
+        config = self.config.clone()
+        config.run_dir = config.ckpt_path = None  # whoever repeats the run wants it elsewhere
         with whole_file(self.run / CONFIG) as partial:
-            self.parser.save(self.config, str(partial), overwrite=True)
+            # With what was switched off: shipped defaults may have it on.
+            self.parser.save(config, str(partial), skip_none=False, overwrite=True)
         options = yaml.safe_load((self.run / CONFIG).read_text(encoding="utf-8"))
         for logger in self.trainer.loggers:
             logger.log_hyperparams(options)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,10 @@ from lightning_modules.run_folder import CHECKPOINTS, RESULTS
 from lightning_modules.whole_files import write_json
 
 FIT = (sys.executable, "-m", "lightning_modules.fit")
+
+
+class RunFailed(RuntimeError):
+    """A run ended with an error; the message holds the end of its log."""
 
 
 class Job(NamedTuple):
@@ -45,8 +49,11 @@ def finished(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
             if not (job.folder / RESULTS).exists():
                 if not console.is_terminal:
                     print(f"{job.name} ({number}/{len(jobs)}): {job.folder}/log.txt", flush=True)
-                for epoch in _train(job):
-                    progress.update(task, description=f"{job.name}, epoch {epoch}")
+                try:
+                    for epoch in _train(job):
+                        progress.update(task, description=f"{job.name}, epoch {epoch}")
+                except RunFailed as error:
+                    sys.exit(f"error: {error}")
             _same_options(job)
             progress.advance(task)
             yield job, json.loads((job.folder / RESULTS).read_text(encoding="utf-8"))
@@ -67,10 +74,14 @@ def _train(job: Job) -> Iterator[int]:
 
 def follow(
     command: Sequence[str], job: Job, lock: int | None, environment: Mapping[str, str] | None = None
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Run a command with its output in the job's ``log.txt``; yields the epoch now and then.
 
-    Closing the iterator stops the run as Ctrl-C does.
+    Closing the iterator ends the run.
+
+    Raises:
+        RunFailed: the command ended with an error.
+        SystemExit: Ctrl-C.
     """
     with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
         # The lock is handed on: should this process be killed, the run still holds it.
@@ -91,12 +102,15 @@ def follow(
             sys.exit(f"stopped at {job.name}; the same command goes on there")
         except GeneratorExit:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             raise
     if process.returncode:
         tail = (job.folder / "log.txt").read_text(encoding="utf-8").splitlines()[-5:]
-        where = f"error: {job.name}: {job.folder}/log.txt ends with"
-        sys.exit("\n".join([where, *tail]))
+        raise RunFailed("\n".join([f"{job.name}: {job.folder}/log.txt ends with", *tail]))
 
 
 @contextmanager
