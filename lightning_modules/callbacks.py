@@ -6,6 +6,7 @@ import csv
 import signal
 import statistics
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgres
 from lightning_modules import figures
 from lightning_modules.media import log_figure, sample_figures
 from lightning_modules.report import console, memory
-from lightning_modules.whole_files import whole_file
+from lightning_modules.whole_files import WriteError, whole_file
 
 LAST = "last.ckpt"
 
@@ -148,7 +149,8 @@ class Figures(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._learning_curves(trainer)
+        with suppress(WriteError):  # of a full disk the exception under way tells
+            self._learning_curves(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
@@ -167,8 +169,8 @@ class Figures(Callback):
             self._save("learning_curves", figures.learning_curves(self.history.rows))
 
     def _save(self, name: str, figure: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.folder / f"{name}.png", dpi=120)
+        with whole_file(self.folder / f"{name}.png") as partial:
+            figure.savefig(partial, dpi=120, format="png")
 
 
 class Interrupt(Checkpoint):

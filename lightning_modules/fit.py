@@ -166,6 +166,7 @@ def quiet() -> None:
         "The number of training batches",  # on log_every_n_steps, for small sets
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning against newer torch
         "Checkpoint directory .* exists and is not empty",  # on resuming, as it should
+        r"\s*\S+ (parameter )?was deprecated in v4",  # jsonargparse: what older versions need
     ):
         warnings.filterwarnings("ignore", message=message)
 

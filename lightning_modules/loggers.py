@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
@@ -40,6 +42,11 @@ def placed(stated: Any, run: Path) -> Any:
         return stated
     made = deepcopy(stated)
     name, options = made.class_path.rpartition(".")[2], made.init_args
+    if name == "TensorBoardLogger" and not _has_tensorboard():
+        sys.exit(
+            "error: TensorBoardLogger needs TensorBoard, which is not installed: "
+            'pip install "snn-eventprop[tensorboard]"'
+        )
     if options.get("save_dir") == HERE:
         options.save_dir = str(run)
         if name == "TensorBoardLogger":  # the files of a resumed run belong to the same curves
@@ -75,6 +82,10 @@ def finish(loggers: Iterable[Any]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
+
+
+def _has_tensorboard() -> bool:
+    return any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX"))
 
 
 def _project() -> str:

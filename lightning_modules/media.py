@@ -68,7 +68,7 @@ def sample_figures(model: Any, data: Any, split: str, index: int = 0) -> dict[st
 
 
 def distributions(network: torch.nn.Module) -> dict[str, Tensor]:
-    """Every parameter by name; time constants in s, also those that are not learned."""
+    """Every parameter by name; time constants in s, where neurons have ones of their own."""
     found: dict[str, Tensor] = {
         f"parameters/{name}": values for name, values in network.named_parameters()
         if ".log_tau" not in name
@@ -76,7 +76,7 @@ def distributions(network: torch.nn.Module) -> dict[str, Tensor]:
     for name, layer in network.named_modules():
         for constant in ("tau_mem", "tau_syn"):
             values = getattr(layer, constant, None)
-            if isinstance(values, Tensor):
+            if isinstance(values, Tensor) and values.numel() > 1:
                 found[f"{constant}/{name}"] = values
     return {name: values.detach().cpu() for name, values in found.items()}
 

@@ -64,7 +64,7 @@ def summarise(runs: list[Run], folder: Path, options: list[str]) -> dict[str, fl
     for run in runs:
         table.add_row(str(run.seed), *(f"{run.results[name]:.3f}" for name in columns.values()))
     means = [str(spread([run.results[name] for run in runs])) for name in columns.values()]
-    table.add_row("mean ± standard deviation", *means)
+    table.add_row("mean ± std", *means)
     values = spreads([run.results for run in runs])
     write_summary(
         folder, "seeds",

@@ -214,7 +214,7 @@ def trials(config: Mapping[str, Any], count: int, output: Path, options: list[st
                         str(partial), {name: {"value": v} for name, v in parameters.items()}
                     )
             said = " ".join(f"{name}={value}" for name, value in parameters.items())
-            console.print(f"run {number}/{count}: {said}", highlight=False, markup=False, soft_wrap=True)
+            print(f"run {number}/{count}: {said}", flush=True)
             trial = Trial(number, folder, parameters, "running")
             if (folder / RESULTS).exists():
                 done.append(trial._replace(state="finished"))

@@ -45,7 +45,10 @@ def records(path: Path) -> Iterator[bytes]:
 
 def read(folder: Path) -> OfflineRun:
     """The one offline run in ``folder/wandb``."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
+
+    wandb.teardown()  # its service writes the end of the file when it goes
 
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     config: dict[str, Any] = {}
