@@ -143,10 +143,11 @@ class FitCLI(LightningCLI):
         """Write every option to the run's folder, and hand them to the loggers."""
         config = self.config.clone()
         config.run_dir = config.ckpt_path = None  # whoever repeats the run wants it elsewhere
+        # With what was switched off: shipped defaults may have it on.
+        text = self.parser.dump(config, skip_none=False)
         with whole_file(self.run / CONFIG) as partial:
-            # With what was switched off: shipped defaults may have it on.
-            self.parser.save(config, str(partial), skip_none=False, overwrite=True)
-        options = yaml.safe_load((self.run / CONFIG).read_text(encoding="utf-8"))
+            partial.write_text(text, encoding="utf-8")
+        options = yaml.safe_load(text)
         for logger in self.trainer.loggers:
             logger.log_hyperparams(options)
 
