@@ -101,6 +101,8 @@ class FitCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def instantiate_classes(self) -> None:
+        if self.config.seeds:
+            sys.exit("error: seeds in a YAML file would be one run; say --seeds on the command line")
         stated = self.config.trainer.logger
         if self.config.wandb or "WandbLogger" in str(stated):
             wandb_mode.settle()

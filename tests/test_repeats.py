@@ -207,6 +207,9 @@ def test_several_seeds_give_mean_and_deviation_and_go_on(options, commands, caps
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(SystemExit, match="must differ"):
         fit.main(["--seeds", "1", "1"])
+    Path("mine.yaml").write_text("seeds: [0, 1]\n")
+    with pytest.raises(SystemExit, match="say --seeds on the command line"):
+        fit.main(["--config", "mine.yaml"])
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
