@@ -102,7 +102,7 @@ class FitCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         if self.config.seeds:
-            sys.exit("error: seeds in a YAML file would be one run; say --seeds on the command line")
+            sys.exit("error: seeds in a YAML file make one run; say --seeds on the command line")
         stated = self.config.trainer.logger
         if self.config.wandb or "WandbLogger" in str(stated):
             wandb_mode.settle()
