@@ -125,7 +125,7 @@ class Deferred(Tensor):
         made.node = node
         return made
 
-    def __repr__(self, *args, **kwargs) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"Deferred({tuple(self.shape)}, {self.dtype})"
 
     @classmethod
@@ -139,7 +139,7 @@ class Deferred(Tensor):
         return func(*mapped(_after_the_fact, args), **mapped(_after_the_fact, kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
         raise NotDeferrable(f"{func} acts on values below PyTorch's Python functions")
 
 
@@ -181,7 +181,7 @@ def _is_metadata(function: Any) -> bool:
     return function in _METADATA
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _inplace_position(function: Callable) -> int | None:
     try:
         return list(inspect.signature(function).parameters).index("inplace")

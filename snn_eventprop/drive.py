@@ -7,7 +7,7 @@ bias is one more input, which spikes in every bin.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch.nn.functional import linear, pad
 _EVENT, _DENSE = 64, 0.2
 
 
-class LinearDrive(NamedTuple):
+@dataclass(frozen=True)
+class LinearDrive:
     """Currents [T, B, H] of a raster [T, B, N] through ``weight`` [H, N] and ``bias`` [H]."""
 
     raster: Tensor
@@ -37,14 +38,17 @@ class LinearDrive(NamedTuple):
     def device(self) -> torch.device:
         return self.weight.device
 
-    is_sparse = False  # as of tensors: not a sparse layout
+    @property
+    def is_sparse(self) -> bool:
+        """As of tensors: not of a sparse layout."""
+        return False
 
     def dense(self) -> Tensor:
         return linear(self.raster, self.weight, self.bias)
 
     def plus(self, bias: Tensor) -> LinearDrive:
         """The same currents and a constant one."""
-        return self._replace(bias=bias if self.bias is None else self.bias + bias)
+        return replace(self, bias=bias if self.bias is None else self.bias + bias)
 
     def prefers_events(self) -> bool:
         """Whether running from event to event is worth it."""

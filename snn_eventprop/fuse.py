@@ -24,7 +24,6 @@ from .deferred import (
     REPEATABLE,
     Call,
     Deferred,
-    Known,
     Node,
     NotDeferrable,
     Recorder,
@@ -44,6 +43,7 @@ _SAMPLEWISE: dict[Any, int] = {
     F.max_pool1d: 3, F.max_pool2d: 4, F.max_pool3d: 5, F.avg_pool1d: 3, F.avg_pool2d: 4,
     F.avg_pool3d: 5, F.adaptive_avg_pool2d: 4, F.adaptive_max_pool2d: 4,
 }  # fmt: skip
+_PATIENCE = 10  # calls of one step after which a model is no longer taken down
 _STATELESS = set(_SAMPLEWISE) - {F.batch_norm, F.dropout}
 REPEATABLE.update(_STATELESS)
 
@@ -66,9 +66,10 @@ class Chain(Node):
     def needs(self) -> Sequence[Node]:
         if self.closed is None:
             drive = stacked(self.inputs)
-            self.folded = isinstance(drive, Call) and drive.function is F.linear
-            self._drive = Call(LinearDrive, drive.args) if self.folded else drive  # type: ignore[attr-defined]
-            self.closed = [self._drive, *self.before.values()]
+            if isinstance(drive, Call) and drive.function is F.linear:
+                drive, self.folded = Call(LinearDrive, drive.args), True
+            self.drive = drive
+            self.closed = [drive, *self.before.values()]
         return self.closed
 
     def compute(self) -> None:
@@ -77,13 +78,14 @@ class Chain(Node):
         } - {"spk"}
         before = {name: node.value for name, node in self.before.items()}
         spikes, self.history, self.last = self.neuron._run_chain(
-            self._drive.value, before, wanted
+            self.drive.value, before, wanted
         )
         self.history["spk"] = spikes
         for name, output in self.outputs[-1].items():
             value = spikes if name == "spk" else self.last[name]
-            expected = (len(self.outputs), *output.like.shape) if name == "spk" else output.like.shape
-            if value.shape != torch.Size(expected) or value.dtype != output.like.dtype:
+            lead = (len(self.outputs),) if name == "spk" else ()
+            like = output.like
+            if value.shape != torch.Size((*lead, *like.shape)) or value.dtype != like.dtype:
                 raise NotDeferrable(
                     f"states of {type(self.neuron).__name__} are not of the shape and type of its "
                     "input"
@@ -276,7 +278,8 @@ class FusingRecorder(Recorder):
         entering = node_of(current)
         entering.use()
         chain.inputs.append(entering)
-        outputs, after = {}, {}
+        outputs: dict[str, Output] = {}
+        after: dict[str, Tensor] = {}
         for name, like in likes.items():
             outputs[name] = node = Output(chain, len(chain.outputs), name)
             node.like = like
@@ -321,11 +324,18 @@ class _OverTime:
     _unfused: type
     _reason: str | None = None
     _fusion = "not called yet"
+    _idle = 0  # calls in a row that ran one step
 
     @property
     def fusion(self) -> str:
         """What the last forward pass has run at once, or why nothing."""
         return self._fusion if self._reason is None else f"step by step: {self._reason}"
+
+    def _give_up(self, reason: str) -> None:
+        self._reason = reason
+        warnings.warn(
+            f"the forward pass of {type(self).__name__} runs step by step: {reason}", stacklevel=5
+        )
 
     def __reduce_ex__(self, protocol):
         # object.__getstate__ is of Python 3.11.
@@ -337,11 +347,11 @@ class _OverTime:
 
 
 def _restored(cls: type) -> Any:
-    fused = fused_class(cls)
+    fused: Any = fused_class(cls)
     return fused.__new__(fused)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def fused_class(cls: type) -> type:
     """``cls`` with a forward pass that is taken down and runs layer by layer."""
 
@@ -371,29 +381,21 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
             kept = [neuron._kept() for neuron in neurons]
         result, kept = record.results((result, kept))
     except Exception as error:
-        # Whatever it is, the forward pass as written decides.
-        model._reason = str(error) or type(error).__name__
+        # Whatever it is, the forward pass as written decides; its own errors are raised by it.
         for neuron, state in zip(neurons, saved, strict=True):
             neuron._keep(state)
         torch.set_rng_state(chance)
         result = plain(*args, **kwargs)
-        warnings.warn(
-            f"the forward pass of {type(model).__name__} runs step by step: {model._reason}",
-            stacklevel=4,
-        )
+        model._give_up(str(error) or type(error).__name__)
         return result
     for neuron, state in zip(neurons, kept, strict=True):
         neuron._keep(state)
-    steps = max((len(chain.outputs) for chain in record.chains), default=0)
-    if steps <= 1 and not record.sequences:
-        model._reason = (
-            "each call is one step; put the loop over time into a forward pass"
-            if record.chains else "no neuron was called"
-        )  # fmt: skip
-        warnings.warn(
-            f"the forward pass of {type(model).__name__} runs step by step: {model._reason}",
-            stacklevel=4,
-        )
+    if record.sequences or any(len(chain.outputs) > 1 for chain in record.chains):
+        model._idle = 0
+    else:
+        model._idle += 1
+        if model._idle == _PATIENCE:
+            model._give_up("each call is one step; put the loop over time into a forward pass")
     names = {id(module): name for name, module in model.named_modules()}
     model._fusion = "; ".join(
         f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps"
@@ -415,5 +417,5 @@ def unfuse(module: nn.Module) -> None:
     cls: Any = type(module)
     if issubclass(cls, _OverTime):
         module.__class__ = cls._unfused
-        for name in ("_reason", "_fusion"):
+        for name in ("_reason", "_fusion", "_idle"):
             module.__dict__.pop(name, None)

@@ -95,7 +95,7 @@ class EventPropNeuron(torch.nn.Module):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
 
-    def _start(self, input_tensor: Tensor, state):
+    def _start(self, input_tensor: Tensor | LinearDrive, state):
         return self.state_fallback(input_tensor) if state is None else state
 
     def _step(self, input_tensor: Tensor, state):
@@ -104,7 +104,7 @@ class EventPropNeuron(torch.nn.Module):
         if running is None or input_tensor.is_sparse:
             return self._advance(input_tensor, state)
         before = _as_dict(state)
-        shape = input_tensor.shape
+        shape: tuple[int, ...] = input_tensor.shape
         if "spk" in before:
             shape = (*shape[:-1], len(self.recurrent_weights))
         likes = {
@@ -192,14 +192,14 @@ class EventPropNeuron(torch.nn.Module):
 
     def _sequence(self, input_tensor: Tensor | LinearDrive, state):
         state = self._start(input_tensor, state)
-        raster = input_tensor.raster if isinstance(input_tensor, LinearDrive) else input_tensor
-        fusible = self._fusible(raster, state)
-        if isinstance(input_tensor, LinearDrive) and not (fusible and input_tensor.prefers_events()):
-            input_tensor = input_tensor.dense()
+        folded = input_tensor if isinstance(input_tensor, LinearDrive) else None
+        fusible = self._fusible(folded.raster if folded else input_tensor, state)  # type: ignore[arg-type]
+        if folded is not None and not (fusible and folded.prefers_events()):
+            input_tensor = folded.dense()
         if fusible:
             return self._run_fused(input_tensor, state)
         spikes, states = [], []
-        for current in input_tensor:
+        for current in input_tensor:  # type: ignore[union-attr]
             out, state = self._advance(current, state)
             spikes.append(out)
             states.append(state)

@@ -165,7 +165,8 @@ class EventPropNeuron(torch.nn.Module):
         if running is None:
             return self._returned(self._advance(input_))
         like = running.like(input_.shape, input_.dtype)
-        after = running.step(self, input_, self._kept(), dict.fromkeys(("spk", *self._states), like))
+        likes = dict.fromkeys(("spk", *self._states), like)
+        after = running.step(self, input_, self._kept(), likes)
         self._keep({name: after[name] for name in self._states})
         return self._returned(after["spk"])
 
