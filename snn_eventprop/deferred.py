@@ -131,11 +131,11 @@ class Deferred(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         recorder = active()
-        if recorder is not None:
-            return recorder.call(func, args, kwargs or {})
-        if _is_metadata(func):
-            with torch._C.DisableTorchFunctionSubclass():
+        with torch._C.DisableTorchFunctionSubclass():
+            if _is_metadata(func):
                 return func(*args, **(kwargs or {}))
+            if recorder is not None:
+                return recorder.call(func, args, kwargs or {})
         return func(*mapped(_after_the_fact, args), **mapped(_after_the_fact, kwargs or {}))
 
     @classmethod
@@ -230,9 +230,7 @@ class Recorder:
         return Deferred(value, value.device, Known(value))
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
-        if _is_metadata(func):
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
+        """The result of ``func``, one of PyTorch's functions, as tensors to be computed later."""
         if _writes(func, args, kwargs):
             raise NotDeferrable(f"{getattr(func, '__name__', func)} writes into a tensor")
         if self._present_modes() != self._modes:
