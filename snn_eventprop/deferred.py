@@ -2,8 +2,8 @@
 
 A function runs once with ``Deferred`` tensors, which know shapes and types but hold no values.
 What it does with them becomes a graph of ``Node``, which can be rearranged and is computed at the
-end. Whatever needs values at once (``if``, ``.item()``, writing into a tensor, an autograd
-function) raises ``NotDeferrable``.
+end. Whatever needs values of neurons at once (``if``, ``.item()``, writing into a tensor, an
+autograd function) raises ``NotDeferrable``.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Node:
     value: Any = None
     done = False
     started = False
+    free = False  # computed from inputs alone, not from neurons: known whenever it must be
 
     def needs(self) -> Sequence[Node]:
         return ()
@@ -65,7 +66,7 @@ class Node:
 class Known(Node):
     """A value that exists."""
 
-    done = True
+    done = free = True
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -81,6 +82,7 @@ class Call(Node):
         ]
         for node in self._needs:
             node.use()
+        self.free = all(node.free for node in self._needs)
 
     def needs(self) -> Sequence[Node]:
         return self._needs
@@ -148,8 +150,8 @@ def _after_the_fact(leaf: Any) -> Any:
         return leaf
     if not leaf.node.done:
         raise RuntimeError(
-            "this tensor was made inside a forward pass that runs layer by layer, and was not "
-            "among its results: return it, or swap without fuse=True"
+            "this tensor was made inside a forward pass that runs layer by layer, and is neither "
+            "among its results nor an attribute of a module: return it, or swap without fuse=True"
         )
     return leaf.node.value
 
@@ -234,9 +236,8 @@ class Recorder:
         if _writes(func, args, kwargs):
             raise NotDeferrable(f"{getattr(func, '__name__', func)} writes into a tensor")
         if self._present_modes() != self._modes:
-            raise NotDeferrable(
-                "it changes the grad or autocast mode, or calls an autograd.Function"
-            )
+            why = "it changes the grad or autocast mode, or calls an autograd.Function"
+            return self._now(func, args, kwargs, why, differentiable=False)
         if func in _ZERO:
             like = torch.empty((), dtype=args[0].dtype, device=args[0].device)
             return func(like.expand(args[0].shape).contiguous(), *args[1:], **kwargs)
@@ -248,6 +249,20 @@ class Recorder:
                 raise IndexError(f"index {args[1]} is out of bounds for {length} steps")
             return self._select(args[0], args[1] % length)
         return self._record(func, args, kwargs)
+
+    def _now(
+        self, func: Any, args: Sequence[Any], kwargs: dict, why: str, *, differentiable: bool
+    ) -> Any:
+        """The result with values, if they are known already.
+
+        Where a gradient would have to pass through what comes around ``func``, which nobody has
+        taken down (the apply of an autograd.Function), only without gradients.
+        """
+        given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Deferred)]
+        if not all(t.node.free and (differentiable or not t.requires_grad) for t in given):
+            raise NotDeferrable(why)
+        evaluate(t.node for t in given)
+        return func(*mapped(_after_the_fact, args), **mapped(_after_the_fact, kwargs))
 
     def _select(self, source: Tensor, step: int) -> Deferred:
         node = node_of(source)
@@ -268,7 +283,10 @@ class Recorder:
         key = _same(func, node) if func in REPEATABLE else None
         if key is not None and key in self._known:
             return self._known[key]
-        like, device = self._like(func, args, kwargs)
+        try:
+            like, device = self._like(func, args, kwargs)
+        except NotDeferrable as error:
+            return self._now(func, args, kwargs, str(error), differentiable=True)
         if isinstance(like, Tensor):
             made = Deferred(like, device, node)
             if key is not None:
@@ -279,7 +297,8 @@ class Recorder:
                 Deferred(part, device, Call(lambda whole, i=i: whole[i], (node,)))
                 for i, part in enumerate(like)
             )
-        raise NotDeferrable(f"{getattr(func, '__name__', func)} needs values")
+        why = f"{getattr(func, '__name__', func)} needs values"
+        return self._now(func, args, kwargs, why, differentiable=True)
 
     def _like(self, func: Any, args: Sequence[Any], kwargs: dict) -> tuple[Any, torch.device]:
         """What the result looks like, on the meta device."""

@@ -378,8 +378,8 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
     try:
         with record:
             result = plain(*mapped(record.defer, args), **mapped(record.defer, kwargs))
-            kept = [neuron._kept() for neuron in neurons]
-        result, kept = record.results((result, kept))
+        held = _held(model)
+        result, values = record.results((result, [value for *_, value in held]))
     except Exception as error:
         # Whatever it is, the forward pass as written decides; its own errors are raised by it.
         for neuron, state in zip(neurons, saved, strict=True):
@@ -388,8 +388,8 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
         result = plain(*args, **kwargs)
         model._give_up(str(error) or type(error).__name__)
         return result
-    for neuron, state in zip(neurons, kept, strict=True):
-        neuron._keep(state)
+    for (module, name, _), value in zip(held, values, strict=True):
+        setattr(module, name, value)
     if record.sequences or any(len(chain.outputs) > 1 for chain in record.chains):
         model._idle = 0
     else:
@@ -403,6 +403,16 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
         for chain in record.chains
     ) or f"{record.sequences} sequences"
     return result
+
+
+def _held(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """Attributes that hold results of the forward pass: states of neurons, what users record."""
+    return [
+        (module, name, value)
+        for module in model.modules() for name, value in vars(module).items()
+        if isinstance(value, (Deferred, tuple, list, dict))
+        and any(isinstance(leaf, Deferred) for leaf in leaves(value))
+    ]  # fmt: skip
 
 
 def fuse(model: nn.Module) -> None:

@@ -383,6 +383,42 @@ def test_a_model_called_step_by_step_is_told_so():
     fused(torch.rand(2, 5))
 
 
+def test_what_a_forward_pass_records_on_its_modules_is_there_afterwards():
+    class Recording(Dense):
+        def forward(self, x):
+            spikes, membranes = super().forward(x)
+            self.spikes, self.lif1.record = spikes, {"last": [membranes[-1]]}
+            return membranes
+
+    torch.manual_seed(0)
+    model = Recording(lambda size: snntorch.Leaky(beta=0.9, threshold=0.3), ("mem",))
+    stepped, fused = _swapped(model)
+    x = _input("Leaky")
+    for run in (stepped, fused):
+        run(x)
+    assert type(fused.spikes) is torch.Tensor and fused.spikes.sum() > 0
+    assert torch.equal(fused.spikes, stepped.spikes)
+    torch.testing.assert_close(fused.lif1.record["last"][0], stepped.lif1.record["last"][0])
+    penalties = [
+        torch.autograd.grad(m.spikes.cumsum(0).sum(), m.fc1.weight)[0] for m in (fused, stepped)
+    ]
+    torch.testing.assert_close(*penalties, rtol=1e-4, atol=1e-4)
+
+
+def test_an_encoder_inside_the_forward_pass_may_look_at_its_input():
+    class Encoding(Cells):
+        def forward(self, x):
+            encoded = norse.ConstantCurrentLIFEncoder(STEPS)(x)
+            return super().forward(encoded)
+
+    torch.manual_seed(1)
+    stepped, fused = _swapped(Encoding())
+    x = torch.rand(BATCH, INPUTS) * 3
+    for one, other in zip(fused(x), stepped(x), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert "25 steps" in fused.fusion
+
+
 def test_an_error_of_the_forward_pass_stays_that_error():
     fused = snn_eventprop.swap(_model("Leaky"), fuse=True, verbose=False)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
