@@ -27,6 +27,10 @@ RESETS = {
     "zero_all": cpu_grid.RESET_ZERO_ALL,
 }
 
+# Bins between two stored states, from which the backward pass replays the forward one. A GPU keeps
+# the replayed bins of all samples at once.
+SEGMENT = {"cpu": cpu_grid.SEGMENT, "cuda": 128}
+
 
 class Events(NamedTuple):
     """Input events of a batch on the grid (``values`` empty: all one)."""
@@ -160,7 +164,7 @@ def _(
     batch, size = offsets.shape[0] - 1, coefficients.shape[1]
     spikes = torch.library.get_ctx().new_dynamic_size()
     new = coefficients.new_empty
-    segments = -(-steps // cpu_grid.SEGMENT)
+    segments = -(-steps // SEGMENT.get(coefficients.device.type, cpu_grid.SEGMENT))
     return (
         new(spikes), new(spikes), new(spikes, dtype=torch.int32), new(spikes, dtype=torch.int64),
         new(spikes), new(batch + 1, dtype=torch.int64), new((batch, size)), new((batch, size)),
