@@ -67,3 +67,73 @@ def test_grid_kernels_equal_the_reference(recurrent, reset, delayed):
 @pytest.mark.parametrize("before", ["spikes", "slopes"])
 def test_spikes_before_the_first_bin(before, reset):
     compare(GridCase(before=before, reset=reset, learned=True, steps=5))
+
+
+CASES = {
+    "currents": GridCase(dense=True, recurrent=False),
+    "currents, recurrent, spikes before": GridCase(
+        dense=True, reset=("subtract", True), before="slopes", learned=True, record=True
+    ),
+    "times and values of input events": GridCase(weighted=True, timed=True, steps=9),
+    "recorded, integrators": GridCase(record=True, reset=("none", False), learned=True),
+    "states replayed from many segments": GridCase(
+        steps=45, learned=True, density=0.1, weighted=True, reset=("zero", True)
+    ),
+    "quiet bins are skipped": GridCase(steps=80, density=0.01, strength=8.0, timed=True),
+    "quiet bins are skipped up to a state": GridCase(
+        steps=60, density=0.01, strength=8.0, learned=True, reset=("zero", False)
+    ),
+    "bins of many events and spikes": GridCase(steps=5, size=35, inputs=40, density=0.8),
+    "one neuron": GridCase(size=1, inputs=1, weighted=True),
+    "one bin": GridCase(steps=1, before="slopes", record=True, learned=True, timed=True),
+    "no bin": GridCase(steps=0),
+    "no sample": GridCase(batch=0, learned=True, timed=True),
+    "no event": GridCase(density=0.0, weighted=True, timed=True),
+    "guarded": GridCase(floor=1.0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_option_equals_the_cpu(name):
+    compare(CASES[name])
+
+
+def test_quiet_bins_take_no_steps(monkeypatch):
+    # A hundred thousand bins: one by one they would take the simulator minutes.
+    expected = compare(GridCase(steps=100_000, density=1e-5, strength=20.0, recurrent=False))
+    assert expected["stamps"].numel() > 0
+
+
+def test_lists_that_exceed_shared_memory(monkeypatch):
+    monkeypatch.setattr(cuda_launch, "SHARED_BYTES", 0)
+    compare(GridCase(learned=True, timed=True, before="slopes"))
+
+
+@pytest.mark.parametrize("room", [1, 7])
+def test_spikes_without_room_are_run_again(monkeypatch, room):
+    monkeypatch.setattr(op_cuda, "first_room", lambda size, steps: room)
+    monkeypatch.setattr(op_cuda, "_room", {})
+    expected = compare(GridCase(learned=True, record=True))
+    assert expected["offsets"].diff().max() > 7
+    # The next call has room at once.
+    assert list(op_cuda._room.values()) == [expected["offsets"].diff().max()]
+
+
+def test_ordered_gradients_are_bitwise_repeatable(monkeypatch):
+    case = GridCase(batch=5, learned=True, before="slopes")
+    row = 8 * case.size * (case.inputs + case.size)
+    monkeypatch.setattr(op_cuda, "_PARTS_BYTES", 2 * row)  # two blocks for five samples
+    torch.use_deterministic_algorithms(True)
+    try:
+        compare(case)
+        with gpu():
+            first, second = case.run("cpu"), case.run("cpu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weights_that_are_no_numbers_are_named():
+    case = GridCase(strength=float("nan"))
+    with gpu(), pytest.raises(ValueError, match="weight holds 15 NaN"):
+        case.run("cpu")

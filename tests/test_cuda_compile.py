@@ -1,0 +1,81 @@
+"""Every CUDA kernel compiles to machine-independent assembly (PTX), which takes no GPU.
+
+Runs where NVIDIA's compiler library is installed, by
+``pip install numba-cuda 'cuda-bindings<13' nvidia-cuda-nvcc-cu12 nvidia-cuda-nvrtc-cu12
+nvidia-nvjitlink-cu12``.
+"""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import numba
+import pytest
+import torch
+from cuda_cases import GridCase
+
+from snn_eventprop import op, op_cuda
+
+pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'snn-eventprop[cuda]'")
+from numba import cuda
+from numba.cuda import dispatcher
+from numba.cuda.cudadrv.nvvm import NVVM
+
+from snn_eventprop.backends import cuda_launch
+
+
+def _has_compiler() -> bool:
+    try:
+        return bool(NVVM())
+    except Exception:  # which one depends on what of it is missing
+        return False
+
+
+pytestmark = pytest.mark.skipif(
+    cuda_launch.SIMULATED or not _has_compiler(), reason="needs NVIDIA's libNVVM"
+)
+HOPPER = (9, 0)
+
+
+def signature(arguments):
+    """Types of the arguments of a launch, as on a GPU."""
+    return tuple(
+        numba.types.Array(numba.from_dtype(x.numpy().dtype), x.ndim, "C")
+        if isinstance(x, torch.Tensor)
+        else numba.typeof(x)
+        for x in arguments
+    )
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Operators take the GPU's way; launches compile their kernel, and compute nothing."""
+    assembly = {}
+
+    def compile_only(kernel, blocks, threads, shared, *arguments):
+        ptx, _ = cuda.compile_ptx(kernel.py_func, signature(arguments), cc=HOPPER)
+        assembly[kernel.py_func.__name__] = ptx
+        if kernel.py_func.__name__ == "forward":
+            arguments[-1].fill_(1)  # spikes, so that they are collected
+
+    monkeypatch.setattr(cuda_launch, "launch", compile_only)
+    device = SimpleNamespace(compute_capability=HOPPER)
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: device)
+    return assembly
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grid_kernels_compile(compiled, dtype):
+    on_gpu = {op._forward: op_cuda.grid_forward, op._backward: op_cuda.grid_backward}
+    for operator, run in on_gpu.items():
+        operator.register_kernel("cpu")(run)
+    try:
+        GridCase(learned=True, before="slopes", timed=True, weighted=True).run("cpu", dtype)
+    finally:
+        for operator in on_gpu:
+            operator.register_kernel("cpu")(operator._init_fn)
+    assert compiled.keys() == {"forward", "collect", "backward"}
+    if dtype is torch.float32:  # double precision is slow on most GPUs
+        for name, ptx in compiled.items():
+            assert not re.findall(r"\.f64", ptx), name
