@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from snn_eventprop import discretisation, op
+from snn_eventprop import discretisation, op, op_exact
 
 RESETS = [
     ("subtract", False), ("zero", False), ("none", False),
@@ -102,6 +102,73 @@ class GridCase:
         if self.record:
             loss = loss + (spikes.trace * put(rng.normal(0, 1, (steps, batch, size)))).sum()
         loss.backward()
+        found |= {f"grad of {k}": v.grad for k, v in wanted.items() if v.grad is not None}
+        return {k: v.detach().cpu().double() for k, v in found.items()}
+
+
+@dataclass
+class ExactCase:
+    seed: int = 0
+    batch: int = 2
+    inputs: int = 3
+    size: int = 5
+    events: int = 12  # of each sample
+    duration: float = 0.06
+    strength: float = 1.2
+    recurrent: bool = True
+    taus: str = "each"  # "each", "shared", "equal"
+    timed: bool = False  # input times want gradients
+    learned: bool = False  # time constants want gradients
+    together: bool = False  # input events share times, neurons share weights
+    floor: float = 0.0
+    limit: int = 100_000
+    threshold: float = 1.0
+
+    def run(self, device: str, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
+        """Spikes and gradients, on the CPU in float64."""
+        rng = np.random.default_rng(self.seed)
+
+        def put(array, wanted=False, dtype=dtype):
+            return torch.tensor(array, dtype=dtype, device=device, requires_grad=wanted)
+
+        size = self.size
+        tau_mem, tau_syn = rng.uniform(5e-3, 30e-3, size), rng.uniform(2e-3, 10e-3, size)
+        if self.taus == "shared":
+            tau_mem, tau_syn = np.array([20e-3]), np.array([5e-3])
+        elif self.taus == "equal":
+            tau_syn = tau_mem.copy()
+        times = np.sort(rng.uniform(0, self.duration, (self.batch, self.events)))
+        weight = rng.normal(0.8 * self.strength, self.strength, (self.inputs, size))
+        if self.together:
+            times = np.repeat(times[:, ::3], 3, axis=1)[:, : self.events]
+            weight[:, 1:3] = weight[:, :1]
+            tau_mem[:], tau_syn[:] = tau_mem[0], tau_syn[0]
+        times = times.ravel().astype(np.float32)  # the same in either precision
+        units = rng.integers(0, self.inputs, times.size)
+        offsets = np.arange(self.batch + 1) * self.events
+        theta = rng.uniform(0.7, 1.2, size)
+        if self.together:
+            theta[:] = theta[0]
+        wanted = {
+            "times": put(times, self.timed),
+            "weight": put(weight, True),
+            "recurrent": put(rng.normal(0, 0.4 * self.strength, (size, size)), True),
+            "tau_mem": put(tau_mem, self.learned, torch.float64),
+            "tau_syn": put(tau_syn, self.learned, torch.float64),
+            "threshold": put(theta * self.threshold, True),
+        }
+        spikes = op_exact.exact_lif(
+            wanted["times"], put(units, dtype=torch.int64), put(offsets, dtype=torch.int64),
+            self.duration, wanted["weight"], wanted["tau_mem"], wanted["tau_syn"],
+            wanted["threshold"], put(rng.uniform(-0.2, 0.2, size)), put(np.full(size, self.floor)),
+            recurrent=wanted["recurrent"] if self.recurrent else None, limit=self.limit,
+        )  # fmt: skip
+        found = {
+            "times": spikes.times, "marks": spikes.marks, "units": spikes.units,
+            "offsets": spikes.offsets,
+        }  # fmt: skip
+        worth, marks = rng.normal(0, 1, (2, spikes.times.numel()))
+        (spikes.times @ put(worth) + spikes.marks @ put(marks)).backward()
         found |= {f"grad of {k}": v.grad for k, v in wanted.items() if v.grad is not None}
         return {k: v.detach().cpu().double() for k, v in found.items()}
 

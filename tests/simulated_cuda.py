@@ -8,32 +8,24 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
-from cuda_cases import RESETS, GridCase, assert_close
+from cuda_cases import RESETS, ExactCase, GridCase, assert_close
 from test_grid_backend import make_case, run_both
 
 from snn_eventprop import op, op_cuda
-from snn_eventprop.backends import cuda_launch
+from snn_eventprop.backends import cuda_exact, cuda_launch
 
 sys.setswitchinterval(1e-5)  # the simulator's threads wait for each other in loops
 TOLERANCE = 1e-11
-ON_GPU = {op._forward: op_cuda.grid_forward, op._backward: op_cuda.grid_backward}
-
-
 @contextmanager
 def gpu():
     """Operators on tensors of the CPU run as they do on a GPU's."""
-    on_cpu = {operator: operator._init_fn for operator in ON_GPU}
-    try:
-        for operator, run in ON_GPU.items():
-            operator.register_kernel("cpu")(run)
+    with torch.library._scoped_library("snn_eventprop", "IMPL") as library:
+        for name, run in op_cuda.KERNELS.items():
+            library.impl(name, run, "CPU", allow_override=True)
         yield
-    finally:
-        for operator, run in on_cpu.items():
-            operator.register_kernel("cpu")(run)
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +35,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(cuda_launch, "threads_for", lambda size: 4)
     monkeypatch.setattr(cuda_launch, "LANES", 2)
     monkeypatch.setitem(op.SEGMENT, "cuda", 8)
+    monkeypatch.setattr(cuda_exact, "SEGMENT", 8)
 
 
 def compare(case):
@@ -111,12 +104,12 @@ def test_lists_that_exceed_shared_memory(monkeypatch):
 
 @pytest.mark.parametrize("room", [1, 7])
 def test_spikes_without_room_are_run_again(monkeypatch, room):
-    monkeypatch.setattr(op_cuda, "first_room", lambda size, steps: room)
-    monkeypatch.setattr(op_cuda, "_room", {})
+    monkeypatch.setattr(op_cuda, "first_room", lambda *_: room)
+    monkeypatch.setattr(op_cuda, "_most", {})
     expected = compare(GridCase(learned=True, record=True))
     assert expected["offsets"].diff().max() > 7
     # The next call has room at once.
-    assert list(op_cuda._room.values()) == [expected["offsets"].diff().max()]
+    assert list(op_cuda._most.values()) == [expected["offsets"].diff().max()]
 
 
 def test_ordered_gradients_are_bitwise_repeatable(monkeypatch):
@@ -136,4 +129,57 @@ def test_ordered_gradients_are_bitwise_repeatable(monkeypatch):
 def test_weights_that_are_no_numbers_are_named():
     case = GridCase(strength=float("nan"))
     with gpu(), pytest.raises(ValueError, match="weight holds 15 NaN"):
+        case.run("cpu")
+
+
+EXACT_CASES = {
+    "each": ExactCase(learned=True, timed=True),
+    "feedforward": ExactCase(recurrent=False, learned=True, timed=True, size=9),
+    "shared": ExactCase(taus="shared", learned=True, floor=60.0),
+    "equal": ExactCase(taus="equal", learned=True),
+    "without gradients of constants": ExactCase(batch=3),
+    "together": ExactCase(together=True, learned=True, timed=True, events=15),
+    "together, without own time constants": ExactCase(together=True, taus="shared", strength=2.0),
+    "many segments": ExactCase(events=60, learned=True, duration=0.1, strength=0.7),
+    "one neuron": ExactCase(size=1, inputs=1, events=30, timed=True, learned=True),
+    "no event": ExactCase(events=0, learned=True, timed=True),
+    "no sample": ExactCase(batch=0, learned=True, timed=True),
+    "no spike": ExactCase(strength=0.01, learned=True, timed=True),
+}
+
+
+@pytest.mark.parametrize("name", EXACT_CASES)
+def test_exact_kernels_equal_the_cpu(name):
+    expected = compare(EXACT_CASES[name])
+    assert name.startswith("no ") or expected["offsets"].diff().min() > 4
+
+
+def test_exact_spikes_without_room_are_run_again(monkeypatch):
+    monkeypatch.setattr(op_cuda, "first_room", lambda *_: 3)
+    monkeypatch.setattr(op_cuda, "_most", {})
+    expected = compare(ExactCase(learned=True))
+    assert list(op_cuda._most.values()) == [expected["offsets"].diff().max()]
+
+
+def test_exact_lists_that_exceed_shared_memory(monkeypatch):
+    monkeypatch.setattr(cuda_launch, "SHARED_BYTES", 0)
+    compare(ExactCase())
+
+
+def test_exact_ordered_gradients_are_bitwise_repeatable(monkeypatch):
+    case = ExactCase(batch=4, learned=True)
+    monkeypatch.setattr(op_cuda, "_PARTS_BYTES", 2 * 8 * case.size * (case.inputs + case.size))
+    torch.use_deterministic_algorithms(True)
+    try:
+        compare(case)
+        with gpu():
+            first, second = case.run("cpu"), case.run("cpu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_runaway_excitation_names_sample_and_time():
+    case = ExactCase(limit=20, strength=3.0)
+    with gpu(), pytest.raises(RuntimeError, match="sample 0 reached 20 spikes at t = 0.0"):
         case.run("cpu")

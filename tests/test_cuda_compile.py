@@ -15,7 +15,7 @@ import pytest
 import torch
 from cuda_cases import GridCase
 
-from snn_eventprop import op, op_cuda
+from snn_eventprop import op_cuda
 
 pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'snn-eventprop[cuda]'")
 from numba import cuda
@@ -67,14 +67,10 @@ def compiled(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_grid_kernels_compile(compiled, dtype):
-    on_gpu = {op._forward: op_cuda.grid_forward, op._backward: op_cuda.grid_backward}
-    for operator, run in on_gpu.items():
-        operator.register_kernel("cpu")(run)
-    try:
+    with torch.library._scoped_library("snn_eventprop", "IMPL") as library:
+        for name, run in op_cuda.KERNELS.items():
+            library.impl(name, run, "CPU", allow_override=True)
         GridCase(learned=True, before="slopes", timed=True, weighted=True).run("cpu", dtype)
-    finally:
-        for operator in on_gpu:
-            operator.register_kernel("cpu")(operator._init_fn)
     assert compiled.keys() == {"forward", "collect", "backward"}
     if dtype is torch.float32:  # double precision is slow on most GPUs
         for name, ptx in compiled.items():

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import cuda
 
 from .. import equations
+from . import cuda_spikes
 from .cpu_grid import RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL
 from .cuda_launch import device, kernel, scalar
 from .cuda_rows import (
@@ -36,6 +36,7 @@ from .cuda_rows import (
     first_from,
     start_of_bin,
 )
+from .cuda_spikes import note, number, rank
 
 _flow = scalar(equations.flow)
 _adjoint_flow = scalar(equations.adjoint_flow)
@@ -43,6 +44,7 @@ _slope = scalar(equations.slope)
 _crossing_slope = scalar(equations.crossing_slope)
 _guard = scalar(equations.guard)
 _jump = scalar(equations.jump)
+_entries = scalar(cuda_spikes.entries)
 
 # Rows of H numbers that a block works in.
 FORWARD_ROWS, BACKWARD_ROWS = 2, 5
@@ -82,27 +84,9 @@ def _all_finite(values):
     return cuda.syncthreads_or(infinite) == 0
 
 
-@device
-def _note(mask, h):
-    """Note that neuron ``h`` spiked: one bit for each neuron, their number in the last entry."""
-    cuda.atomic.or_(mask, h // 32, np.uint32(np.uint32(1) << np.uint32(h % 32)))
-    cuda.atomic.add(mask, mask.shape[0] - 1, np.uint32(1))
-
-
-@device
-def _rank(mask, h):
-    """How many neurons before ``h`` are noted."""
-    word = h // 32
-    rank = 0
-    for w in range(word):
-        rank += cuda.popc(mask[w])
-    below = np.uint32(np.uint32(np.uint32(1) << np.uint32(h % 32)) - np.uint32(1))
-    return rank + cuda.popc(np.uint32(mask[word] & below))
-
-
 def list_entries(size: int) -> int:
     """Entries of the lists that a block of ``forward`` keeps, 4 bytes each."""
-    return 2 * size + 3 * ((size + 31) // 32 + 1)
+    return 2 * size + 3 * cuda_spikes.entries(size)
 
 
 @kernel
@@ -136,31 +120,31 @@ def forward(
     block_lists = cuda.shared.array(0, lists.dtype)
     if not shared:
         block_lists = lists[b]
-    words = (size + 31) // 32 + 1
+    words = _entries(size)
     pending = block_lists[:size]  # who spiked in the previous bin, ascending
     spiked = block_lists[size : 2 * size]  # whether neuron h did
     # Who spikes in this bin, in the next one, and in the one after, by turns: what is cleared in
     # one bin has been read by all threads in the bin before, and is written to in the bin after.
-    masks = block_lists[2 * size : 2 * size + 3 * words]
+    sets = block_lists[2 * size : 2 * size + 3 * words]
     for h in range(thread, size, threads):
         current[h] = current0[b, h]
         voltage[h] = voltage0[b, h]
         spiked[h] = 0
     for w in range(thread, 3 * words, threads):
-        masks[w] = 0
+        sets[w] = 0
     cuda.syncthreads()
     num_pending = 0
     if spikes0.size > 0:
-        mask = masks[2 * words :]
+        noted = sets[2 * words :]
         for h in range(thread, size, threads):
             if spikes0[b, h] != 0:
                 spiked[h] = 1
-                _note(mask, h)
+                note(noted, h)
         cuda.syncthreads()
-        num_pending = np.int64(mask[words - 1])
+        num_pending = number(noted)
         for h in range(thread, size, threads):
             if spiked[h] != 0:
-                pending[_rank(mask, h)] = h
+                pending[rank(noted, h)] = h
         cuda.syncthreads()
     turn = 0
     total = 0
@@ -192,7 +176,7 @@ def forward(
                     continue
         first = event
         event = end_of_bin(bins, first, end, k)
-        mask = masks[turn * words : (turn + 1) * words]
+        noted = sets[turn * words : (turn + 1) * words]
         for h in range(thread, size, threads):
             i, v = current[h], voltage[h]
             i = add_rows(i, weight, units, values, first, event, h)
@@ -212,14 +196,14 @@ def forward(
             spiked[h] = 0
             if v > threshold[h]:
                 spiked[h] = 1
-                _note(mask, h)
+                note(noted, h)
         cuda.syncthreads()
-        num_pending = np.int64(mask[words - 1])
+        num_pending = number(noted)
         for h in range(thread, size, threads):
             if num_pending > 0 and spiked[h] != 0:
-                rank = _rank(mask, h)
-                pending[rank] = h
-                at = total + rank
+                place = rank(noted, h)
+                pending[place] = h
+                at = total + place
                 if at < room:
                     out_bins[b, at] = k
                     out_units[b, at] = h
@@ -239,7 +223,7 @@ def forward(
             current[h] *= s[h]
         last_turn = (turn + 2) % 3
         for w in range(last_turn * words + thread, (last_turn + 1) * words, threads):
-            masks[w] = 0
+            sets[w] = 0
         turn = (turn + 1) % 3
         if num_pending > 0:
             total += num_pending

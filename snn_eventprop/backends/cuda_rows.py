@@ -103,3 +103,23 @@ def dot_rows(rows, units, lo, hi, x, scratch, lanes, out, at):
                 total += scratch[thread + j]
             out[at + e - lo] = total
         cuda.syncthreads()
+
+
+@device
+def block_sum(x, scratch, lanes):
+    """The sum of ``x`` over the threads of the block, for all of them, always in one order.
+
+    ``scratch`` [blockDim + lanes] is for work.
+    """
+    thread, threads = cuda.threadIdx.x, cuda.blockDim.x
+    scratch[thread] = x
+    cuda.syncthreads()
+    if thread < lanes:
+        for j in range(thread + lanes, threads, lanes):
+            x += scratch[j]
+        scratch[threads + thread] = x
+    cuda.syncthreads()
+    total = scratch[threads]
+    for j in range(1, lanes):
+        total += scratch[threads + j]
+    return total
