@@ -20,7 +20,7 @@ _PARTS_BYTES = 256 * 2**20
 
 
 def first_room(size: int, steps: int | None = None) -> int:
-    """Spikes of one sample for which there is room at first: of ``size`` neurons in so many bins."""
+    """Spikes of one sample for which there is room at first, from ``size`` neurons."""
     room = 1024 + 32 * size
     return room if steps is None else min(room, steps * size)
 

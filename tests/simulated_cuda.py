@@ -181,5 +181,5 @@ def test_exact_ordered_gradients_are_bitwise_repeatable(monkeypatch):
 
 def test_runaway_excitation_names_sample_and_time():
     case = ExactCase(limit=20, strength=3.0)
-    with gpu(), pytest.raises(RuntimeError, match="sample 0 reached 20 spikes at t = 0.0"):
+    with gpu(), pytest.raises(RuntimeError, match=r"sample 0 reached 20 spikes at t = 0.0"):
         case.run("cpu")

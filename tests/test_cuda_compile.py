@@ -8,12 +8,13 @@ nvidia-nvjitlink-cu12``.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numba
 import pytest
 import torch
-from cuda_cases import GridCase
+from cuda_cases import ExactCase, GridCase
 
 from snn_eventprop import op_cuda
 
@@ -56,8 +57,9 @@ def compiled(monkeypatch):
     def compile_only(kernel, blocks, threads, shared, *arguments):
         ptx, _ = cuda.compile_ptx(kernel.py_func, signature(arguments), cc=HOPPER)
         assembly[kernel.py_func.__name__] = ptx
-        if kernel.py_func.__name__ == "forward":
-            arguments[-1].fill_(1)  # spikes, so that they are collected
+        if kernel.py_func.__name__ == "forward":  # spikes, so that they are collected
+            counts = [x for x in arguments if getattr(x, "dtype", None) is torch.int64][-1]
+            counts.fill_(1)
 
     monkeypatch.setattr(cuda_launch, "launch", compile_only)
     device = SimpleNamespace(compute_capability=HOPPER)
@@ -65,13 +67,28 @@ def compiled(monkeypatch):
     return assembly
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_grid_kernels_compile(compiled, dtype):
+@contextmanager
+def on_gpu():
     with torch.library._scoped_library("snn_eventprop", "IMPL") as library:
         for name, run in op_cuda.KERNELS.items():
             library.impl(name, run, "CPU", allow_override=True)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grid_kernels_compile(compiled, dtype):
+    with on_gpu():
         GridCase(learned=True, before="slopes", timed=True, weighted=True).run("cpu", dtype)
     assert compiled.keys() == {"forward", "collect", "backward"}
     if dtype is torch.float32:  # double precision is slow on most GPUs
         for name, ptx in compiled.items():
             assert not re.findall(r"\.f64", ptx), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exact_kernels_compile(compiled, dtype):
+    with on_gpu():
+        ExactCase(learned=True, timed=True).run("cpu", dtype)
+    assert compiled.keys() == {"forward", "collect", "backward"}

@@ -80,7 +80,7 @@ def next_crossing(current, voltage, gap, threshold, rate_mem, rate_syn):
 
 @kernel
 def crosses_with(current, voltage, at, threshold, rate_mem, rate_syn):
-    """Whether a neuron of which V rises until ``at`` has reached the threshold then, to rounding."""
+    """Whether a neuron of which V rises until ``at`` has reached the threshold by then."""
     e_syn, e_mem, psp = coefficients(at, rate_mem, rate_syn)
     i, v = _flow(current, voltage, e_syn, e_mem, psp)
     return current > voltage and i >= v and v >= threshold - SAME * threshold

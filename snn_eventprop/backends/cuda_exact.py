@@ -1,10 +1,10 @@
-"""Continuous-time solver on NVIDIA GPUs: one block of threads for each sample, from event to event.
+"""Continuous-time solver on NVIDIA GPUs: a block of threads for each sample, from event to event.
 
-The rules, the spikes kept and the states stored for replay are those of ``cpu_exact``. A thread owns
-every ``blockDim``-th neuron, moves it to each event, and solves for its next crossing right away,
-if a bound says there may be one before the next event. Threads meet once in an event, to learn
-whether anybody crosses, and three times more where somebody does; backward they meet where a
-spike's worth is summed over its receivers.
+The rules, the spikes kept and the states stored for replay are those of ``cpu_exact``. A thread
+owns every ``blockDim``-th neuron, moves it to each event, and solves for its next crossing right
+away, if a bound says there may be one before the next event. Threads meet once in an event, to
+learn whether anybody crosses, and three times more where somebody does; backward they meet where
+a spike's worth is summed over its receivers.
 
 Cost of an event for H neurons: one row of weights from the second-level cache forward, one row of
 gradients read and written backward, and for each neuron about 60 float64 operations for the

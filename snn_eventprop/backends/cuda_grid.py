@@ -306,7 +306,7 @@ def _before_the_first_bin(
     floor, a, beta, beta_of_next, x, scratch, lanes, worth, direct,
     grad_recurrent, grad_coefficients, grad_voltage0, grad_spikes0,
 ):  # fmt: skip
-    """What spikes of bin -1 are worth, as in ``cpu_grid``. Returns guarded slopes of this thread."""
+    """What spikes of bin -1 are worth, as in ``cpu_grid``. Returns this thread's guarded slopes."""
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
     size = a.shape[0]
     is_recurrent = recurrent.size > 0

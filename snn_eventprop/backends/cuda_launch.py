@@ -8,6 +8,7 @@ functions run as Python threads on NumPy arrays, and the launcher takes tensors 
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from numba import cuda
 from torch import Tensor
 
 from .compile import follow_sources
+
+# Numba advises against few blocks, which a small batch is.
+warnings.filterwarnings("ignore", "Grid size .* will likely result in GPU under-utilization")
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") == "1"
 
@@ -35,10 +39,9 @@ scalar = (lambda function: function) if SIMULATED else device
 
 
 def kernel(function):
-    """Compile for launches of up to ``MOST_THREADS`` threads, of which all registers suffice."""
-    if SIMULATED:
-        return cuda.jit(function)
-    return follow_sources(cuda.jit(cache=True, max_registers=65536 // MOST_THREADS)(function))
+    """Compile for launches of ``MOST_THREADS`` threads, which share a multiprocessor's registers."""
+    options: dict[str, Any] = {"cache": True, "max_registers": 65536 // MOST_THREADS}
+    return follow_sources(cuda.jit(**({} if SIMULATED else options))(function))
 
 
 def threads_for(size: int) -> int:
@@ -79,5 +82,6 @@ def launch(kernel, blocks: int, threads: int, shared: int, *arguments: Any) -> N
         return
     with torch.cuda.device(home), cuda.gpus[home.index]:
         arrays = [_array(x) if isinstance(x, Tensor) else x for x in arguments]
-        stream = cuda.external_stream(torch.cuda.current_stream(home).cuda_stream)
+        handle = torch.cuda.current_stream(home).cuda_stream
+        stream = cuda.external_stream(handle) if handle else 0  # 0: the default stream
         kernel[blocks, threads, stream, shared](*arrays)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._skin import host_signature, nonnegative
+from ..op import has_backend
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import Reset, earlier_spikes, emit, inverse_slopes
 from ._surrogates import portable
@@ -202,7 +203,7 @@ class EventPropNeuron(torch.nn.Module):
             input_.numel() == 0
             or input_.ndim < 2
             or input_.dtype not in KERNEL_DTYPES
-            or input_.device.type != "cpu"
+            or not has_backend(input_.device)
             or self.state_quant
             or self.count_gradient
             or self.reset_mechanism == "none"
