@@ -39,7 +39,7 @@ scalar = (lambda function: function) if SIMULATED else device
 
 
 def kernel(function):
-    """Compile for launches of ``MOST_THREADS`` threads, which share a multiprocessor's registers."""
+    """Compile for ``MOST_THREADS`` threads, which share the registers of a multiprocessor."""
     options: dict[str, Any] = {"cache": True, "max_registers": 65536 // MOST_THREADS}
     return follow_sources(cuda.jit(**({} if SIMULATED else options))(function))
 
