@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from .cases import Case, Sweep
 from .measure import Row
 from .peers import BASELINE, OURS, PEERS
