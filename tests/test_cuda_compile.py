@@ -1,8 +1,6 @@
 """Every CUDA kernel compiles to machine-independent assembly (PTX), which takes no GPU.
 
-Runs where NVIDIA's compiler library is installed, by
-``pip install numba-cuda 'cuda-bindings<13' nvidia-cuda-nvcc-cu12 nvidia-cuda-nvrtc-cu12
-nvidia-nvjitlink-cu12``.
+Runs where NVIDIA's compiler libraries are installed: ``pip install 'numba-cuda[cu13]'`` (or cu12).
 """
 
 from __future__ import annotations
@@ -21,22 +19,26 @@ from snn_eventprop import op_cuda
 pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'snn-eventprop[cuda]'")
 from numba import cuda
 from numba.cuda import dispatcher
-from numba.cuda.cudadrv.nvvm import NVVM
 
 from snn_eventprop.backends import cuda_launch
+
+HOPPER = (9, 0)
+
+
+def _nothing():
+    pass
 
 
 def _has_compiler() -> bool:
     try:
-        return bool(NVVM())
-    except Exception:  # which one depends on what of it is missing
+        return bool(cuda.compile_ptx(_nothing, (), cc=HOPPER))
+    except Exception:  # which one depends on what of the libraries is missing
         return False
 
 
 pytestmark = pytest.mark.skipif(
-    cuda_launch.SIMULATED or not _has_compiler(), reason="needs NVIDIA's libNVVM"
+    cuda_launch.SIMULATED or not _has_compiler(), reason="needs NVIDIA's compiler libraries"
 )
-HOPPER = (9, 0)
 
 
 def signature(arguments):
