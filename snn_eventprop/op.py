@@ -19,6 +19,7 @@ from torch import Tensor
 from . import _report
 from .backends import cpu_delays, cpu_grid
 from .backends.threads import over_samples
+from .delays import LONGEST
 from .discretisation import largest_response
 
 RESETS = {
@@ -69,14 +70,11 @@ def _delay_bins(name: str, delay: Optional[Tensor], shape: tuple[int, int]) -> n
         return np.zeros(shape[::-1], np.int32)
     check_finite(DIVERGED, **{name: delay})
     bins = delay.detach().t().contiguous().round().numpy()
-    if bins.size and not 0 <= bins.min() <= bins.max() <= _MOST_BINS:
+    if bins.size and not 0 <= bins.min() <= bins.max() <= LONGEST:
         raise ValueError(
-            f"{name} must be 0 to {_MOST_BINS} bins, got {bins.min():g} to {bins.max():g}"
+            f"{name} must be 0 to {LONGEST} bins, got {bins.min():g} to {bins.max():g}"
         )
     return bins.astype(np.int32)
-
-
-_MOST_BINS = 2**20  # of a delay
 
 
 def _prepared_delays(

@@ -8,8 +8,8 @@ and work goes by pairs of event and neuron:
   in the first-level cache, each unit's events are put where they arrive (``collect``), or what
   they are worth is read from where they arrived (``gather``); traces of a few neurons at a time are
   transposed into, or from, the rows of bins that the loops over time use.
-- spikes are sent when they happen (``send``) and, backwards, their change of worth is summed (``worth_of_spikes``)
-  over the neurons, each at its own bin.
+- spikes are sent when they happen (``send``) and, backwards, the change of their worth is summed
+  over the neurons that they reach, each at its own bin (``worth_of_spikes``).
 
 A delay's gradient per bin is the weight times the sum over events of what one unit of current is
 worth one bin after each arrival, less what it is worth at the arrival.
@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .by_unit import first_from, sort_by_unit
-from .compile import kernel, sum_kernel
 from .compile import index as _index
+from .compile import kernel, sum_kernel
 
 _STRIPE = 16  # neurons whose traces are transposed at once: a cache line of float32
 

@@ -29,6 +29,9 @@ class Peer(NamedTuple):
 
 PEERS = {
     "grid": Peer("ours, grid", "ours", "Grid", "snn_eventprop", "snn-eventprop", False),
+    "grid-delays": Peer(
+        "ours, grid, learned delays", "ours", "GridDelays", "snn_eventprop", "snn-eventprop", False
+    ),
     "exact": Peer("ours, exact", "ours", "Exact", "snn_eventprop", "snn-eventprop", False),
     "snntorch": Peer("snnTorch BPTT", "snntorch", "SnnTorchTutorial", "snntorch", "snntorch", True),
     "snntorch-hoisted": Peer(
@@ -40,5 +43,5 @@ PEERS = {
     ),
     "spyx": Peer("Spyx BPTT (JAX)", "spyx", "Spyx", "spyx", "spyx", True),
 }
-OURS = ("grid", "exact")
+OURS = ("grid", "grid-delays", "exact")
 BASELINE = "snntorch"
