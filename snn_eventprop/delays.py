@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LONGEST = 2**20  # bins
+LONGEST = 2**16 - 1  # bins
 
 
 def check_max_delay(max_delay: float, dt: float) -> float:

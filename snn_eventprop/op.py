@@ -67,14 +67,14 @@ def _zeros(shape: tuple, like: Tensor, wanted: bool = True) -> Tensor:
 def _delay_bins(name: str, delay: Optional[Tensor], shape: tuple[int, int]) -> np.ndarray:
     """Delays [from, to] in whole bins, [to, from]; none are zeros."""
     if delay is None:
-        return np.zeros(shape[::-1], np.int32)
+        return np.zeros(shape[::-1], np.uint16)
     check_finite(DIVERGED, **{name: delay})
     bins = delay.detach().t().contiguous().round().numpy()
     if bins.size and not 0 <= bins.min() <= bins.max() <= LONGEST:
         raise ValueError(
             f"{name} must be 0 to {LONGEST} bins, got {bins.min():g} to {bins.max():g}"
         )
-    return bins.astype(np.int32)
+    return bins.astype(np.uint16)
 
 
 def _prepared_delays(

@@ -1,15 +1,16 @@
 """Synapses with delays on the CPU grid: what arrives when, and what it is worth.
 
 An event of unit i in bin k reaches neuron j in bin k + d_ij (a spike, in bin k + 1 + d_ij), d in
-whole bins. So each event touches as many bins as there are different delays, one neuron in each,
+whole bins. So each event touches as many bins as there are different delays, few neurons in each,
 and work goes by pairs of event and neuron:
 
-- input events are known beforehand. Neuron by neuron, in a trace of one segment of time that stays
-  in the first-level cache, each unit's events are put where they arrive (``collect``), or what
-  they are worth is read from where they arrived (``gather``); traces of a few neurons at a time are
-  transposed into, or from, the rows of bins that the loops over time use.
-- spikes are sent when they happen (``send``) and, backwards, the change of their worth is summed
-  over the neurons that they reach, each at its own bin (``worth_of_spikes``).
+- input events are known beforehand. A few neurons at a time, in traces of one segment of time that
+  stay in the cache, each unit's events are put where they arrive (``collect``), or what they are
+  worth is read from where they arrived (``gather``); traces are transposed into, or from, the rows
+  of bins that the loops over time use.
+- spikes are sent when they happen (``send``) into a ring of the bins to come, and, backwards, the
+  change of their worth is summed over the neurons that they reach (``worth_of_spikes``) in a ring
+  of the bins that came.
 
 A delay's gradient per bin is the weight times the sum over events of what one unit of current is
 worth one bin after each arrival, less what it is worth at the arrival.
@@ -22,83 +23,109 @@ from typing import NamedTuple
 import numpy as np
 
 from .by_unit import first_from, sort_by_unit
-from .compile import index as _index
 from .compile import kernel, sum_kernel
+from .compile import index as _index
 
 _STRIPE = 16  # neurons whose traces are transposed at once: a cache line of float32
+_ABREAST = 4  # neurons for which each event is looked up once
 
 
 class Delays(NamedTuple):
     """Delays of a layer, what its loops need for them, and the gradients they leave.
 
-    N inputs, H neurons; R bins in a segment; "absent" arrays have size 0.
+    N inputs, H neurons; R bins in a segment; P bins in a ring, a power of two. H' is H rounded up
+    to a multiple of 4, rows beyond H being zeros. "Absent" arrays have size 0.
     """
 
     longest: int  # bins
-    weight: np.ndarray  # [H, N]
-    input: np.ndarray  # [H, N] int32, bins
+    weight: np.ndarray  # [H', N]
+    input: np.ndarray  # [H', N] uint16, bins
     input_rows: np.ndarray  # [N, H], the same
-    recurrent: np.ndarray  # [post, pre] int32, bins, or absent
+    recurrent: np.ndarray  # [H' post, H pre] uint16, bins, or absent
     recurrent_rows: np.ndarray  # [pre, post], the same
-    arrivals: np.ndarray  # [(R + longest + 2) H] what arrives in each bin of a segment; forward
-    changes: np.ndarray  # [R + longest + 2, H] beta of the next bin less beta; backward
+    arrivals: np.ndarray  # [R, H] input that arrives in each bin of a segment
+    sent: np.ndarray  # [P H] recurrent input that arrives in the bins to come
+    changes: np.ndarray  # [P, H] beta of the next bin less beta, of the bins that came
     traces: np.ndarray  # [_STRIPE, R + 2 longest + 3] for work
     ends: np.ndarray  # [max(N, H) + 1] for work
     rows: np.ndarray  # [most events or spikes in a sample] for work
     scales: np.ndarray  # the same, or absent where events have no values
-    grad_weight: np.ndarray  # [H, N], added to
-    grad_input: np.ndarray  # [H, N], added to: sums of changes of worth
-    grad_recurrent_weight: np.ndarray  # [post, pre] or absent, added to
-    grad_recurrent: np.ndarray  # [post, pre] or absent, added to
+    grad_weight: np.ndarray  # [H', N], added to
+    grad_input: np.ndarray  # [H', N], added to: sums of changes of worth
+    grad_recurrent_weight: np.ndarray  # [H' post, pre] or absent, added to
+    grad_recurrent: np.ndarray  # [H' post, pre] or absent, added to
 
 
 @kernel
-def _arrive(trace, weight, delay, ends, rows, scales):
-    """Put every unit's events where they arrive at one neuron."""
-    first = 0
-    for i in range(weight.shape[0]):
-        w, d = weight[_index(i)], delay[_index(i)]
-        last = ends[_index(i)]
+def _arrive(
+    trace0, trace1, trace2, trace3, weight0, weight1, weight2, weight3,
+    delay0, delay1, delay2, delay3, ends, rows, scales,
+):  # fmt: skip
+    """Put every unit's events where they arrive at four neurons."""
+    e = _index(0)
+    for j in range(weight0.shape[0]):
+        i = _index(j)
+        w0, w1, w2, w3 = weight0[i], weight1[i], weight2[i], weight3[i]
+        to0, to1 = trace0[_index(delay0[i]) :], trace1[_index(delay1[i]) :]
+        to2, to3 = trace2[_index(delay2[i]) :], trace3[_index(delay3[i]) :]
+        last = _index(ends[i])
         if scales.shape[0] > 0:
-            for e in range(first, last):
-                trace[_index(rows[_index(e)] + d)] += w * scales[_index(e)]
-        else:
-            for e in range(first, last):
-                trace[_index(rows[_index(e)] + d)] += w
-        first = last
+            while e < last:
+                at, x = _index(rows[e]), scales[e]
+                to0[at] += w0 * x
+                to1[at] += w1 * x
+                to2[at] += w2 * x
+                to3[at] += w3 * x
+                e += _index(1)
+        while e < last:
+            at = _index(rows[e])
+            to0[at] += w0
+            to1[at] += w1
+            to2[at] += w2
+            to3[at] += w3
+            e += _index(1)
 
 
 @kernel
-def _read(trace, grad_weight, grad_delay, delay, ends, rows, scales):
-    """Sum over every unit's events of the trace where they arrive at one neuron, and its change."""
-    zero = trace.dtype.type(0)
-    first = 0
-    for i in range(delay.shape[0]):
-        d = delay[_index(i)]
-        last = ends[_index(i)]
-        now, next_bin = zero, zero
+def _read(
+    trace0, trace1, grad_weight0, grad_weight1, grad_delay0, grad_delay1, delay0, delay1,
+    ends, rows, scales,
+):  # fmt: skip
+    """Sum over every unit's events of traces where they arrive at two neurons, and the changes."""
+    zero = trace0.dtype.type(0)
+    e = _index(0)
+    for j in range(delay0.shape[0]):
+        i = _index(j)
+        of0, of1 = trace0[_index(delay0[i]) :], trace1[_index(delay1[i]) :]
+        now0, now1, next0, next1 = zero, zero, zero, zero
+        last = _index(ends[i])
         if scales.shape[0] > 0:
-            for e in range(first, last):
-                at = _index(rows[_index(e)] + d)
-                now += scales[_index(e)] * trace[at]
-                next_bin += scales[_index(e)] * trace[at + _index(1)]
-        else:
-            for e in range(first, last):
-                at = _index(rows[_index(e)] + d)
-                now += trace[at]
-                next_bin += trace[at + _index(1)]
-        grad_weight[_index(i)] += now
-        grad_delay[_index(i)] += next_bin - now
-        first = last
+            while e < last:
+                at, x = _index(rows[e]), scales[e]
+                now0 += of0[at] * x
+                next0 += of0[at + _index(1)] * x
+                now1 += of1[at] * x
+                next1 += of1[at + _index(1)] * x
+                e += _index(1)
+        while e < last:
+            at = _index(rows[e])
+            now0 += of0[at]
+            next0 += of0[at + _index(1)]
+            now1 += of1[at]
+            next1 += of1[at + _index(1)]
+            e += _index(1)
+        grad_weight0[i] += now0
+        grad_weight1[i] += now1
+        grad_delay0[i] += next0 - now0
+        grad_delay1[i] += next1 - now1
 
 
 @kernel
-def _into_rows(rows, size, traces, first, stop, count, skip):
+def _into_rows(rows, traces, first, stop, count, skip):
     """rows[t, first + i] = traces[i, skip + t] for t < count, as long as first + i < stop."""
     for t in range(count):
         for i in range(stop - first):
-            to = _index(t) * _index(size) + _index(first) + _index(i)
-            rows[to] = traces[_index(i), _index(skip) + _index(t)]
+            rows[_index(t), _index(first) + _index(i)] = traces[_index(i), _index(skip) + _index(t)]
 
 
 @kernel
@@ -110,121 +137,163 @@ def _from_rows(traces, rows, first, stop, count):
 
 
 @kernel
-def _send(arrivals, weight, delay):
-    """Put a spike, whose undelayed arrival is in the first of these rows, where it arrives."""
-    size = weight.shape[0]
-    for j in range(size):
-        at = _index(delay[_index(j)]) * _index(size) + _index(j)
-        arrivals[at] += weight[_index(j)]
+def collect(delays, begin, end, bins, units, values, lo, hi):
+    """Fill ``arrivals`` with the input that arrives in bins begin..end of a sample.
+
+    Args:
+        bins, units, values: input events; this sample's are ``lo..hi``.
+    """
+    arrivals, traces, longest = delays.arrivals, delays.traces, delays.longest
+    weight, delay, ends, rows = delays.weight, delays.input, delays.ends, delays.rows
+    size, inputs = arrivals.shape[1], weight.shape[1]
+    first = first_from(bins, lo, hi, begin - longest)
+    last = first_from(bins, first, hi, end)
+    if first == last:
+        arrivals[: end - begin] = 0
+        return
+    sort_by_unit(
+        inputs, bins, units, values, first, last, begin - longest, ends, rows, delays.scales
+    )
+    scales = delays.scales if values.shape[0] > 0 else values[:0]
+    for start in range(0, size, _STRIPE):
+        stop = min(start + _STRIPE, size)
+        traces[:, : end - begin + 2 * longest] = 0
+        for j in range(start, stop, _ABREAST):
+            t = j - start
+            _arrive(
+                traces[t], traces[t + 1], traces[t + 2], traces[t + 3],
+                weight[j], weight[j + 1], weight[j + 2], weight[j + 3],
+                delay[j], delay[j + 1], delay[j + 2], delay[j + 3], ends, rows, scales,
+            )  # fmt: skip
+        _into_rows(arrivals, traces, start, stop, end - begin, longest)
 
 
 @kernel
-def _send_late(arrivals, row, weight, delay):
-    """The same for one of an earlier segment, in row < 0 of this one: what arrives in this one."""
+def begin_forward(delays):
+    """Nothing has been sent."""
+    delays.sent[:] = 0
+
+
+@kernel
+def _send(sent, k, last_row, weight, delay):
     size = weight.shape[0]
     for j in range(size):
-        late = row + delay[_index(j)]
-        if late >= 0:
-            arrivals[_index(late) * _index(size) + _index(j)] += weight[_index(j)]
+        at = (_index(k + 1) + _index(delay[_index(j)])) & last_row
+        sent[at * _index(size) + _index(j)] += weight[_index(j)]
+
+
+@kernel
+def _send_late(sent, k, last_row, weight, delay, begin):
+    """The same of what arrives in bin ``begin`` or later."""
+    size = weight.shape[0]
+    for j in range(size):
+        at = _index(k + 1) + _index(delay[_index(j)])
+        if at >= _index(begin):
+            sent[(at & last_row) * _index(size) + _index(j)] += weight[_index(j)]
 
 
 @kernel
 def send(delays, recurrent, k, units):
-    """Put spikes of bin ``k`` of the segment where they arrive."""
-    size = recurrent.shape[0]
+    """Put spikes of bin ``k`` where they arrive."""
+    last_row = _index(delays.changes.shape[0] - 1)
     for e in range(units.shape[0]):
         n = units[e]
-        _send(delays.arrivals[(k + 1) * size :], recurrent[n], delays.recurrent_rows[n])
+        _send(delays.sent, k, last_row, recurrent[n], delays.recurrent_rows[n])
 
 
 @kernel
-def collect(
-    delays, begin, end, bins, units, values, lo, hi, recurrent, out_bins, out_units, out_lo, out_hi
-):
-    """Fill ``arrivals`` with what arrives in bins begin..end of a sample.
-
-    Args:
-        bins, units, values: input events; this sample's are ``lo..hi``.
-        out_bins, out_units: spikes; those known of this sample are ``out_lo..out_hi``.
-    """
-    size, inputs = delays.weight.shape
-    arrivals, traces, longest = delays.arrivals, delays.traces, delays.longest
-    first = first_from(bins, lo, hi, begin - longest)
-    last = first_from(bins, first, hi, end)
-    if last > first:
-        sort_by_unit(
-            inputs, bins, units, values, first, last, begin - longest,
-            delays.ends, delays.rows, delays.scales,
-        )  # fmt: skip
-        used = delays.scales if values.shape[0] > 0 else values
-        for start in range(0, size, _STRIPE):
-            stop = min(start + _STRIPE, size)
-            for j in range(start, stop):
-                trace = traces[j - start]
-                trace[: end - begin + 2 * longest] = 0
-                _arrive(trace, delays.weight[j], delays.input[j], delays.ends, delays.rows, used)
-            _into_rows(arrivals, size, traces, start, stop, end - begin, longest)
-    else:
-        arrivals[: (end - begin) * size] = 0
-    if recurrent.size > 0:
-        # Spikes that are known: later ones are sent as they happen.
-        e = first_from(out_bins, out_lo, out_hi, begin - longest - 1)
-        while e < out_hi and out_bins[e] < end:
-            n, row = out_units[e], out_bins[e] + 1 - begin
-            if row >= 0:
-                _send(arrivals[row * size :], recurrent[n], delays.recurrent_rows[n])
-            else:
-                _send_late(arrivals, row, recurrent[n], delays.recurrent_rows[n])
-            e += 1
+def send_earlier(delays, recurrent, begin, bins, units, lo, hi):
+    """Of spikes lo..hi before bin ``begin``, what arrives in that bin or later."""
+    delays.sent[:] = 0
+    last_row = _index(delays.changes.shape[0] - 1)
+    for e in range(first_from(bins, lo, hi, begin - delays.longest - 1), hi):
+        n = units[e]
+        _send_late(delays.sent, bins[e], last_row, recurrent[n], delays.recurrent_rows[n], begin)
 
 
 @kernel
-def take(current, delays, row):
-    """Add what arrives in a bin of the segment."""
-    at = _index(row) * _index(current.shape[0])
-    for h in range(current.shape[0]):
-        current[_index(h)] += delays.arrivals[at + _index(h)]
+def take(current, delays, k, row):
+    """Add what arrives in bin k, in this row of the segment."""
+    size = current.shape[0]
+    for h in range(size):
+        current[_index(h)] += delays.arrivals[_index(row), _index(h)]
+    if delays.recurrent.size > 0:
+        at = (_index(k) & _index(delays.sent.shape[0] // size - 1)) * _index(size)
+        for h in range(size):
+            current[_index(h)] += delays.sent[at + _index(h)]
+            delays.sent[at + _index(h)] = 0
+
+
+@kernel
+def begin_backward(delays):
+    """Beyond the end nothing is worth anything."""
+    delays.changes[:] = 0
+
+
+@kernel
+def remember(delays, k, beta, row):
+    """The change of beta from bin k, in this row of the segment, to the next one."""
+    if delays.recurrent.size > 0:
+        change = delays.changes[_index(k) & _index(delays.changes.shape[0] - 1)]
+        for h in range(change.shape[0]):
+            change[_index(h)] = beta[_index(row + 1), _index(h)] - beta[_index(row), _index(h)]
 
 
 @sum_kernel
-def _worth(trace, row, weight, delay):
-    """Sum over neurons j of weight[j] trace[row + delay[j], j]."""
-    total = trace.dtype.type(0)
+def _worth_in_ring(ring, k, weight, delay):
+    """Sum over neurons j of weight[j] ring[k + delay[j], j]."""
+    total = ring.dtype.type(0)
+    last_row = _index(ring.shape[0] - 1)
     for j in range(weight.shape[0]):
-        total += weight[_index(j)] * trace[_index(row + delay[_index(j)]), _index(j)]
+        at = (_index(k) + _index(delay[_index(j)])) & last_row
+        total += weight[_index(j)] * ring[at, _index(j)]
     return total
 
 
+@sum_kernel
+def _worth(rows, row, weight, delay):
+    """Sum over neurons j of weight[j] rows[row + delay[j], j], and its change to the next row."""
+    now, later = rows.dtype.type(0), rows.dtype.type(0)
+    for j in range(weight.shape[0]):
+        at = _index(row) + _index(delay[_index(j)])
+        now += weight[_index(j)] * rows[at, _index(j)]
+        later += weight[_index(j)] * (
+            rows[at + _index(1), _index(j)] - rows[at, _index(j)]
+        )
+    return now, later
+
+
 @kernel
-def worth_of_spikes(out, delays, recurrent, units, lo, hi, row):
-    """How the worth to all receivers changes with the time of each spike lo..hi of a bin.
+def worth_of_spikes(out, delays, recurrent, units, lo, hi, k):
+    """How the worth to all receivers changes with the time of each spike lo..hi, all of bin k.
 
     Args:
-        row: of the bin in the segment.
         out: [hi - lo], written.
     """
     for e in range(lo, hi):
         n = units[e]
-        out[e - lo] = _worth(delays.changes, row + 1, recurrent[n], delays.recurrent_rows[n])
+        out[e - lo] = _worth_in_ring(
+            delays.changes, k + 1, recurrent[n], delays.recurrent_rows[n]
+        )
 
 
 @kernel
 def _gather(grad_weight, grad_delay, delay, delays, bins, units, values, lo, hi, begin, beta):
     if hi <= lo:
         return
-    size, inputs = delay.shape
-    sort_by_unit(
-        inputs, bins, units, values, lo, hi, begin, delays.ends, delays.rows, delays.scales
-    )
-    used = delays.scales if values.shape[0] > 0 else values
+    size, inputs = beta.shape[1], delay.shape[1]
+    traces, ends, rows = delays.traces, delays.ends, delays.rows
+    sort_by_unit(inputs, bins, units, values, lo, hi, begin, ends, rows, delays.scales)
+    scales = delays.scales if values.shape[0] > 0 else values[:0]
     count = bins[hi - 1] - begin + delays.longest + 2
     for start in range(0, size, _STRIPE):
         stop = min(start + _STRIPE, size)
-        _from_rows(delays.traces, beta, start, stop, count)
-        for j in range(start, stop):
+        _from_rows(traces, beta, start, stop, count)
+        for j in range(start, stop, 2):
+            t = j - start
             _read(
-                delays.traces[j - start], grad_weight[j], grad_delay[j], delay[j],
-                delays.ends, delays.rows, used,
+                traces[t], traces[t + 1], grad_weight[j], grad_weight[j + 1],
+                grad_delay[j], grad_delay[j + 1], delay[j], delay[j + 1], ends, rows, scales,
             )  # fmt: skip
 
 
@@ -237,7 +306,7 @@ def gather(
 
     Of weights and delays; and, where these are not empty, what one unit of each input event is
     worth (``grad_values``), and how that changes to the next bin (``grad_changes``). Row t of
-    ``beta`` and ``delays.changes`` is that of bin begin + t.
+    ``beta`` is that of bin begin + t.
     """
     _gather(
         delays.grad_weight, delays.grad_input, delays.input, delays,
@@ -248,12 +317,14 @@ def gather(
             delays.grad_recurrent_weight, delays.grad_recurrent, delays.recurrent, delays,
             out_bins, out_units, no_values, out_lo, out_hi, begin - 1, beta,
         )  # fmt: skip
-    for e in range(lo, hi):
-        n, row = units[e], bins[e] - begin
-        if grad_values.size > 0:
-            grad_values[e] = _worth(beta, row, weight[n], delays.input_rows[n])
-        if grad_changes.size > 0:
-            grad_changes[e] = _worth(delays.changes, row, weight[n], delays.input_rows[n])
+    if grad_values.size > 0 or grad_changes.size > 0:
+        for e in range(lo, hi):
+            n = units[e]
+            now, change = _worth(beta, bins[e] - begin, weight[n], delays.input_rows[n])
+            if grad_values.size > 0:
+                grad_values[e] = now
+            if grad_changes.size > 0:
+                grad_changes[e] = change
 
 
 @kernel
@@ -272,12 +343,7 @@ def dense_worth(lo, hi, beta, weight, delay, worth):
     for b in range(lo, hi):
         for i in range(weight.shape[0]):
             for j in range(weight.shape[1]):
-                _add_later(worth[b, i], weight[i, j], delay[i, j], beta[b, j])
-
-
-def longest_delay(*delays: np.ndarray) -> int:
-    """The longest of some delays in bins."""
-    return int(max((d.max() for d in delays if d.size), default=0))
+                _add_later(worth[b, i], weight[i, j], np.int64(delay[i, j]), beta[b, j])
 
 
 def prepare(
@@ -292,30 +358,36 @@ def prepare(
     """``Delays`` for the loops of one thread.
 
     Args:
-        weight: [H, N].   delay: [H, N] int32.   recurrent_delay: [post, pre] int32 or of size 0.
+        weight: [H, N].   delay: [H, N] uint16.   recurrent_delay: [post, pre] uint16 or of size 0.
         bins: in a segment.   most: events of one kind in a sample.   weighted: events have values.
         backward: for the backward pass (else for the forward one).
     """
     size, inputs = weight.shape
-    longest = longest_delay(delay, recurrent_delay)
-    rows = bins + longest + 2
     kind = weight.dtype
+    longest = int(max((d.max() for d in (delay, recurrent_delay) if d.size), default=0))
+    ring = 2 ** longest.bit_length() if recurrent_delay.size else 1  # longest + 1 or more
 
-    def gradient(like: np.ndarray) -> np.ndarray:
-        return np.zeros(like.shape if backward else (0, 0), kind)
+    def padded(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, ((0, -len(array) % _ABREAST), (0, 0)))
+
+    by_neuron = {"weight": weight, "input": delay, "recurrent": recurrent_delay}
+    by_neuron = {name: padded(array) for name, array in by_neuron.items()}
+
+    def gradient(like: str) -> np.ndarray:
+        return np.zeros(by_neuron[like].shape if backward else (0, 0), kind)
 
     return Delays(
-        longest=longest, weight=weight,
-        input=delay, input_rows=np.ascontiguousarray(delay.T),
-        recurrent=recurrent_delay, recurrent_rows=np.ascontiguousarray(recurrent_delay.T),
-        arrivals=np.empty(rows * size, kind),  # for the replay also backwards
-        changes=np.zeros((rows if backward else 0, size), kind),
+        longest=longest, **by_neuron,
+        input_rows=np.ascontiguousarray(delay.T),
+        recurrent_rows=np.ascontiguousarray(recurrent_delay.T),
+        arrivals=np.empty((bins, size), kind), sent=np.zeros(ring * size, kind),
+        changes=np.zeros((ring, size), kind),
         traces=np.empty((_STRIPE, bins + 2 * longest + 3), kind),
         ends=np.empty(max(inputs, size) + 1, np.int64),
         rows=np.empty(most, np.int32),
         scales=np.empty(most if weighted else 0, kind),
-        grad_weight=gradient(weight), grad_input=gradient(weight),
-        grad_recurrent_weight=gradient(recurrent_delay), grad_recurrent=gradient(recurrent_delay),
+        grad_weight=gradient("weight"), grad_input=gradient("weight"),
+        grad_recurrent_weight=gradient("recurrent"), grad_recurrent=gradient("recurrent"),
     )  # fmt: skip
 
 
@@ -324,6 +396,8 @@ def gradients(delays: Delays) -> tuple[np.ndarray, ...]:
 
     What is that of a delay lacks the weight as a factor.
     """
+    size = delays.arrivals.shape[1]
     return (
-        delays.grad_weight, delays.grad_input, delays.grad_recurrent_weight, delays.grad_recurrent
+        delays.grad_weight[:size], delays.grad_input[:size],
+        delays.grad_recurrent_weight[:size], delays.grad_recurrent[:size],
     )  # fmt: skip

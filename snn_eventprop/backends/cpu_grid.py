@@ -304,6 +304,8 @@ def _forward_sample(
     longest = 0 if delays is None else delays.longest
     busy = -1  # last bin in which something sent with a delay may arrive
     collected = -1  # segment whose arrivals are known
+    if delays is not None:
+        cpu_delays.begin_forward(delays)
     k = 0
     while k < steps:
         if store and k % SEGMENT == 0:
@@ -332,13 +334,12 @@ def _forward_sample(
                 collected = k // SEGMENT
                 begin = collected * SEGMENT
                 cpu_delays.collect(
-                    delays, begin, min(begin + SEGMENT, steps), bins, units, values, offsets[b],
-                    end, recurrent, out_bins, out_units, 0, total,
-                )  # fmt: skip
+                    delays, begin, min(begin + SEGMENT, steps), bins, units, values, offsets[b], end
+                )
             if event > first:
                 busy = max(busy, k + longest)
             if k <= busy:
-                cpu_delays.take(current, delays, k % SEGMENT)
+                cpu_delays.take(current, delays, k, k % SEGMENT)
         if dense:
             _add(current, input_current[k, b])
         if num_pending > 0:
@@ -367,7 +368,7 @@ def _forward_sample(
             total += num_pending
             if delays is not None:
                 if is_recurrent:
-                    cpu_delays.send(delays, recurrent, k % SEGMENT, pending[:num_pending])
+                    cpu_delays.send(delays, recurrent, k, pending[:num_pending])
                     busy = max(busy, k + 1 + longest)
         if record:
             copy(trace[k, b], voltage)
@@ -513,9 +514,12 @@ def _replay(
         num_pending += 1
     if delays is not None:
         cpu_delays.collect(
-            delays, begin, end, bins, units, values, offsets[b], offsets[b + 1],
-            recurrent, out_bins, out_units, out_offsets[b], out_offsets[b + 1],
-        )  # fmt: skip
+            delays, begin, end, bins, units, values, offsets[b], offsets[b + 1]
+        )
+        if recurrent.size > 0:
+            cpu_delays.send_earlier(
+                delays, recurrent, begin, out_bins, out_units, out_offsets[b], spike
+            )
     for k in range(begin, end):
         first = event
         while event < offsets[b + 1] and bins[event] == k:
@@ -526,7 +530,7 @@ def _replay(
             if recurrent.size > 0:
                 _add_rows(current, recurrent, pending, no_values, 0, num_pending, 0, size)
         else:
-            cpu_delays.take(current, delays, k - begin)
+            cpu_delays.take(current, delays, k, k - begin)
         if input_current.size > 0:
             _add(current, input_current[k, b])
         if delayed and reset == RESET_ZERO:
@@ -553,6 +557,9 @@ def _replay(
             pending[num_pending] = h
             num_pending += 1
             spike += 1
+        if delays is not None:
+            if recurrent.size > 0:
+                cpu_delays.send(delays, recurrent, k, pending[:num_pending])
 
 
 @kernel
@@ -576,6 +583,8 @@ def _backward_sample(
     guarded = 0
     largest = zero
     longest = 0 if delays is None else delays.longest
+    if delays is not None:
+        cpu_delays.begin_backward(delays)
     a[:] = zero
     beta[:] = zero
     first_event, first_spike = offsets[b], out_offsets[b]
@@ -589,8 +598,6 @@ def _backward_sample(
         if k + 1 < steps:
             for row in range(longest + 1, -1, -1):
                 copy(beta[SEGMENT + row], beta[row])
-                if delays is not None:
-                    copy(delays.changes[SEGMENT + row], delays.changes[row])
         if replay:
             _replay(
                 b, begin, k + 1, bins, units, values, offsets, input_current,
@@ -600,9 +607,6 @@ def _backward_sample(
             )  # fmt: skip
         if k == steps - 1 and k + 1 - begin < SEGMENT:
             beta[k + 1 - begin : k + 3 + longest - begin] = zero
-        if delays is not None:
-            if k == steps - 1:
-                delays.changes[k + 1 - begin : k + 3 + longest - begin] = zero
         while k >= begin:
             p, q = k % 3, (k + 1) % 3
             row = k - begin
@@ -638,7 +642,7 @@ def _backward_sample(
                     )  # fmt: skip
                 else:
                     cpu_delays.worth_of_spikes(
-                        received, delays, recurrent, out_units, earliest, spike + 1, row
+                        received, delays, recurrent, out_units, earliest, spike + 1, k
                     )
             while spike >= first_spike and out_bins[spike] == k:
                 n = out_units[spike]
@@ -661,7 +665,7 @@ def _backward_sample(
             if k == steps - 1:
                 _add(beta[row], grad_last_current[b])
             if delays is not None:
-                _difference(delays.changes[row], beta[row + 1], beta[row])
+                cpu_delays.remember(delays, k, beta, row)
             if replay:
                 _add_product(grad_coefficients[0], beta[row + 1], currents[row])
                 _add_product(grad_coefficients[1], a[p], currents[row])
