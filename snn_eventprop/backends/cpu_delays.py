@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .by_unit import first_from, sort_by_unit
-from .compile import kernel, sum_kernel
 from .compile import index as _index
+from .compile import kernel, sum_kernel
 
 _STRIPE = 16  # neurons whose traces are transposed at once: a cache line of float32
 _ABREAST = 4  # neurons for which each event is looked up once

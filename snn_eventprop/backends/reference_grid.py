@@ -30,13 +30,12 @@ class GridLayer:
 
     def bins_of_delays(self) -> tuple[np.ndarray, np.ndarray, int]:
         """Delays of events and spikes as whole numbers, and the longest."""
-        size = len(self.s)
-        delays = [
+        shapes = self.weight.shape, (len(self.s), len(self.s))
+        given, recurrent = (
             np.zeros(shape, int) if delay is None else np.rint(delay).astype(int)
-            for delay, shape in ((self.delay, self.weight.shape),
-                                 (self.recurrent_delay, (size, size)))
-        ]  # fmt: skip
-        return *delays, int(max(delay.max() for delay in delays))
+            for delay, shape in zip((self.delay, self.recurrent_delay), shapes, strict=True)
+        )
+        return given, recurrent, int(max(given.max(), recurrent.max()))
 
 
 @dataclass
@@ -82,8 +81,8 @@ def forward(layer: GridLayer, driven: np.ndarray, current0=None, voltage0=None) 
         for i in np.flatnonzero(driven[k]):
             arriving[k + delay[i], receivers] += driven[k, i] * layer.weight[i]
         if layer.recurrent is not None:
-            for n in np.flatnonzero(before):
-                arriving[k + recurrent_delay[n], receivers] += layer.recurrent[n]
+            for sender in np.flatnonzero(before):
+                arriving[k + recurrent_delay[sender], receivers] += layer.recurrent[sender]
         current = current + arriving[k]
         for n in range(size):
             if layer.delayed and before[n] and layer.reset == "zero":
