@@ -281,7 +281,7 @@ def worth_of_spikes(out, delays, recurrent, units, lo, hi, k):
 def _gather(grad_weight, grad_delay, delay, delays, bins, units, values, lo, hi, begin, beta):
     if hi <= lo:
         return
-    size, inputs = beta.shape[1], delay.shape[1]
+    size, inputs = delays.arrivals.shape[1], delay.shape[1]
     traces, ends, rows = delays.traces, delays.ends, delays.rows
     sort_by_unit(inputs, bins, units, values, lo, hi, begin, ends, rows, delays.scales)
     scales = delays.scales if values.shape[0] > 0 else values[:0]
