@@ -29,6 +29,7 @@ def draw(output: Path, *arguments: str) -> None:
 # ------------------------------------------------------------------------------ pages
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_numbers_of_the_page(tmp_path, capsys):
     draw(tmp_path, "neurons", "ann_snn", "codes", "digits")
     page = (DOCS / "gallery.md").read_text(encoding="utf-8")
@@ -98,6 +99,7 @@ def test_the_options_of_the_augmentation_page_are_what_they_say(tmp_path, monkey
 # ---------------------------------------------------------------------- neuron models
 
 
+@pytest.mark.slow
 def test_hodgkin_huxley_agrees_with_another_solver_and_the_equations_of_1952():
     """Runge-Kutta with a fixed step, V as the paper writes it: from rest, outside potential 0."""
     from pictures.neuron_models import HodgkinHuxley, respond
@@ -174,6 +176,9 @@ def test_tangents_of_spike_times_match_finite_differences():
     w, step = one_neuron.WEIGHTS[0], 1e-6
     low, high = one_neuron.spike_times([w - step, w + step])
     np.testing.assert_allclose(slopes, (high - low) / (2 * step), rtol=1e-5)
+    # The page names where a spike appears or vanishes, to 0.01.
+    counts = [t.size for t in one_neuron.spike_times([0.80, 0.81, 1.0, 1.04, 1.05])]
+    assert counts == [2, 3, 3, 3, 4]
     membrane = one_neuron.membrane(one_neuron.spiking_neurons(), times)
     np.testing.assert_allclose(membrane, 1.0, atol=1e-9)
 
@@ -189,6 +194,7 @@ def test_codes_carry_the_values():
     np.testing.assert_allclose(draws.std(0)[5:], spread[5:], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_traces_of_a_trained_network_are_its_membranes_and_its_adjoint(tmp_path, capsys):
     """V is at the threshold at each spike; b and a are what more current and voltage would do."""
     from pictures import adjoint, trained
