@@ -115,9 +115,17 @@ def grid_forward(
     record: bool,
     keep_states: bool,
     tag: int,
+    delay: Tensor | None = None,
+    recurrent_delay: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """``op._forward`` on a GPU."""
+    """``op._forward`` on a GPU; without delays."""
     from .backends import cuda_grid, cuda_launch
+
+    if delay is not None or recurrent_delay is not None:
+        raise NotImplementedError(
+            "delays of single synapses run on the CPU alone so far; move the model and its input "
+            "with .to('cpu'), or build the layer without max_delay"
+        )
 
     like = coefficients.detach()
     batch, size = offsets.numel() - 1, like.shape[1]
@@ -204,8 +212,10 @@ def grid_backward(
     want_stamps: bool,
     want_dense: bool,
     tag: int,
+    delay: Tensor | None = None,
+    recurrent_delay: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """``op._backward`` on a GPU."""
+    """``op._backward`` on a GPU; without delays."""
     from .backends import cuda_grid, cuda_launch
 
     like = coefficients.detach()
@@ -251,6 +261,7 @@ def grid_backward(
     return (
         _total(grad_weight), _total(grad_recurrent), grad_coefficients.sum(0), grad_current,
         grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
+        like.new_empty(0, 0), like.new_empty(0, 0),
     )  # fmt: skip
 
 

@@ -32,6 +32,9 @@ PEERS = {
     "grid": Peer(
         "ours, grid", "ours", "Grid", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
     ),
+    "grid-delays": Peer(
+        "ours, grid, learned delays", "ours", "GridDelays", "snn_eventprop", "snn-eventprop", False
+    ),
     "exact": Peer(
         "ours, exact", "ours", "Exact", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
     ),
@@ -45,5 +48,5 @@ PEERS = {
     ),
     "spyx": Peer("Spyx BPTT (JAX)", "spyx", "Spyx", "spyx", "spyx", True),
 }
-OURS = ("grid", "exact")
+OURS = ("grid", "grid-delays", "exact")
 BASELINE = "snntorch"
