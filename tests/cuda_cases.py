@@ -35,6 +35,7 @@ class GridCase:
     record: bool = False
     learned: bool = False  # coefficients want gradients
     before: str = ""  # spikes before the first bin: "spikes", "slopes" (with their slopes)
+    delays: float = 0.0  # the longest, in bins; they want gradients
     floor: float = 0.05
     threshold: float = 1.0  # factor, for telling how close the spikes are to the threshold
 
@@ -71,6 +72,9 @@ class GridCase:
             "values": put(rng.uniform(0.5, 1.5, events.bins.numel()), True),
             "event_stamps": put(events.bins.numpy(), True),
         }
+        if self.delays:
+            wanted["delay"] = put(rng.uniform(0, self.delays, (self.inputs, size)), True)
+            wanted["recurrent_delay"] = put(rng.uniform(0, self.delays, (size, size)), True)
         spikes0 = put(rng.random((batch, size)) < 0.4)
         slopes0 = put(rng.uniform(0.05, 0.4, (batch, size)))
         options = {
@@ -79,6 +83,8 @@ class GridCase:
             "event_stamps": wanted["event_stamps"] if self.timed else None,
             "spikes0": spikes0 if self.before else None,
             "slopes0": slopes0 if self.before == "slopes" else None,
+            "delay": wanted.get("delay"),
+            "recurrent_delay": wanted.get("recurrent_delay") if self.recurrent else None,
         }
         if self.before:
             wanted["spikes0"] = spikes0.requires_grad_()

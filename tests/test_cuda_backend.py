@@ -121,6 +121,19 @@ def test_grid_equals_the_cpu_for_any_shape(dtype, seed):
 
 @on_gpu
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
+@pytest.mark.parametrize("options", [{}, {"learned": True, "timed": True, "weighted": True}])
+def test_grid_with_delays_equals_the_cpu(dtype, recurrent, options):
+    compare(
+        GridCase(
+            steps=150, size=40, inputs=9, density=0.02, strength=0.5, delays=30,
+            recurrent=recurrent, **options,
+        ), dtype,
+    )  # fmt: skip
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("steps, size", [(3000, 20), (40, 1030), (6, 6000)])
 def test_grid_equals_the_cpu_for_long_and_large_layers(dtype, steps, size):
     compare(

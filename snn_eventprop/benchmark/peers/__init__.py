@@ -33,7 +33,8 @@ PEERS = {
         "ours, grid", "ours", "Grid", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
     ),
     "grid-delays": Peer(
-        "ours, grid, learned delays", "ours", "GridDelays", "snn_eventprop", "snn-eventprop", False
+        "ours, grid, learned delays", "ours", "GridDelays", "snn_eventprop", "snn-eventprop",
+        False, ("cpu", "cuda"),
     ),
     "exact": Peer(
         "ours, exact", "ours", "Exact", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
