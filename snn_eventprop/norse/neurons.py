@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from .._skin import host_signature, nonnegative
 from ..drive import LinearDrive
 from ..fuse import entering, recorder
+from ..op import has_backend
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes, spike_slopes
 
@@ -212,7 +213,7 @@ class EventPropNeuron(torch.nn.Module):
             or input_tensor.ndim < 2
             or input_tensor.numel() == 0
             or input_tensor.dtype not in KERNEL_DTYPES
-            or input_tensor.device.type != "cpu"
+            or not has_backend(input_tensor.device)
             or self.record_states
             or self.count_gradient
             or self.p.v_reset.requires_grad

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._skin import host_signature, nonnegative
 from ..drive import LinearDrive
 from ..fuse import entering, recorder
+from ..op import has_backend
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import Reset, earlier_spikes, emit, inverse_slopes
 from ._surrogates import portable
@@ -248,7 +249,7 @@ class EventPropNeuron(torch.nn.Module):
             input_.numel() == 0
             or input_.ndim < 2
             or input_.dtype not in KERNEL_DTYPES
-            or input_.device.type != "cpu"
+            or not has_backend(input_.device)
             or self.state_quant
             or self.count_gradient
             or self.reset_mechanism == "none"

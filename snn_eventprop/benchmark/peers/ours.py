@@ -13,13 +13,14 @@ from .base import TorchNetwork
 
 class Grid(TorchNetwork):
     solver: Solver = "grid"
+    delay_steps = 0  # longest delay of input and recurrent synapses
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         weights = draw_weights(case)
         self.hidden = EventPropLIF(
             case.inputs, case.hidden, recurrent=True, tau_mem=TAU_MEM, tau_syn=TAU_SYN,
-            dt=case.dt, solver=self.solver,
+            dt=case.dt, solver=self.solver, max_delay=self.delay_steps * case.dt or None,
         )  # fmt: skip
         self.readout = EventPropLI(
             case.hidden, case.outputs, tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=case.dt
@@ -28,11 +29,13 @@ class Grid(TorchNetwork):
             self.hidden.weight.copy_(weights.input)
             self.hidden.recurrent_weight.copy_(weights.recurrent)
             self.readout.weight.copy_(weights.output)
-        self.layers = nn.ModuleList([self.hidden, self.readout])
+        if self.hidden.max_delay is not None:
+            self.hidden.reset_delays(self.hidden.max_delay, self.hidden.max_delay)
+        self.layers = nn.ModuleList([self.hidden, self.readout]).to(case.device)
         self.input_weight = self.hidden.weight
 
     def encode(self, events: SpikeEvents) -> SpikeEvents:
-        return events
+        return events.to(self.case.device)
 
     @torch.no_grad()
     def spikes_per_neuron(self, encoded: SpikeEvents) -> float:
@@ -41,6 +44,11 @@ class Grid(TorchNetwork):
     def forward(self, encoded: SpikeEvents, target: Tensor) -> Tensor:
         averages = self.readout.integral(self.hidden(encoded), "exponential")
         return self.loss.from_logits(self.loss.scale * averages, target)
+
+
+class GridDelays(Grid):
+    remark = "learned delays of up to 62 steps"
+    delay_steps = 62
 
 
 class Exact(Grid):
