@@ -136,14 +136,24 @@ class _SpikingNeurons(_Neurons):
             )
         self.grazing_guard = float(grazing_guard)
         self._record: LayerRecord | None = None
+        self._seen: tuple[int, int | None] | None = None
 
     def _checked_threshold(self) -> Tensor:
-        if not torch.compiler.is_compiling() and not bool((self.threshold.detach() > 0).all()):
+        threshold = self.threshold
+        if torch.compiler.is_compiling():
+            return threshold
+        # Looking at a value on a GPU waits for it, so the same one is looked at once.
+        version = None if threshold.is_inference() else threshold._version
+        seen = (id(threshold), version)
+        if threshold.device.type != "cpu" and version is not None and seen == self._seen:
+            return threshold
+        if not bool((threshold.detach() > 0).all()):
             raise ValueError(
-                f"threshold must stay positive, got {self.threshold.detach().min().item():.3g}; "
+                f"threshold must stay positive, got {threshold.detach().min().item():.3g}; "
                 "lower the learning rate or clamp it after each step"
             )
-        return self.threshold
+        self._seen = seen
+        return threshold
 
     def _run_grid(
         self, events: op.Events, steps: int, weight: Tensor, size: int, **inputs: Any
@@ -494,7 +504,7 @@ class EventPropLI(_Neurons):
             steps = input.shape[0]
             events = op.dense_events(input, self.weight.dtype)
             raster = _wanted(input, self.weight.dtype)
-        never = self.weight.new_tensor(math.inf)
+        never = self.weight.new_full((), math.inf)
         coefficients = self._coefficients(self.out_features, self.weight.dtype, never)
         zero = torch.zeros_like(coefficients[0]).detach()
         return op.grid_lif(
@@ -509,7 +519,8 @@ class EventPropLI(_Neurons):
                 "with SpikeEvents.from_dense(raster, dt), or call the readout itself"
             )
         _check_units(self, events)
-        if not torch.compiler.is_compiling():
+        # Nobody waits for a GPU here: the layer before this one finds out in the next step.
+        if not torch.compiler.is_compiling() and self.weight.device.type == "cpu":
             op.check_finite(op.DIVERGED, weight=self.weight.detach())
 
     def sample(self, events: SpikeEvents, times: Tensor) -> Tensor:

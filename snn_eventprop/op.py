@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _report
+from ._extras import installed, require
 from .backends import cpu_grid
 from .backends.threads import over_samples
 from .discretisation import largest_response
@@ -26,6 +27,10 @@ RESETS = {
     "zero": cpu_grid.RESET_ZERO,
     "zero_all": cpu_grid.RESET_ZERO_ALL,
 }
+
+# Bins between two stored states, from which the backward pass replays the forward one. A GPU keeps
+# the replayed bins of all samples at once.
+SEGMENT = {"cpu": cpu_grid.SEGMENT, "cuda": 128}
 
 
 class Events(NamedTuple):
@@ -160,7 +165,7 @@ def _(
     batch, size = offsets.shape[0] - 1, coefficients.shape[1]
     spikes = torch.library.get_ctx().new_dynamic_size()
     new = coefficients.new_empty
-    segments = -(-steps // cpu_grid.SEGMENT)
+    segments = -(-steps // SEGMENT.get(coefficients.device.type, cpu_grid.SEGMENT))
     return (
         new(spikes), new(spikes), new(spikes, dtype=torch.int32), new(spikes, dtype=torch.int64),
         new(spikes), new(batch + 1, dtype=torch.int64), new((batch, size)), new((batch, size)),
@@ -435,12 +440,26 @@ def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tenso
     return _to_raster(spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold)
 
 
+def has_backend(device: torch.device) -> bool:
+    """Whether the operators run on tensors of this device."""
+    return device.type == "cpu" or (device.type == "cuda" and installed("numba_cuda"))
+
+
 def check_backend(parameter: Tensor) -> None:
-    """Raise unless a backend can run layers with such parameters."""
-    if parameter.device.type != "cpu":
+    """Raise unless a backend can run layers with such parameters.
+
+    Raises:
+        ImportError: the layer is on a GPU, for which an extra is not installed.
+        NotImplementedError: a device without a backend.
+        TypeError: parameters that are neither float32 nor float64.
+    """
+    kind = parameter.device.type
+    if kind == "cuda" and not torch.compiler.is_compiling():
+        require("numba_cuda", extra="cuda")
+    elif kind not in ("cpu", "cuda"):
         raise NotImplementedError(
-            f"the layer is on {parameter.device}, but only the CPU backend exists in this "
-            "version; move the model and its input with .to('cpu')"
+            f"the layer is on {parameter.device}, but only CPU and CUDA backends exist; move the "
+            "model and its input with .to('cpu') or .to('cuda')"
         )
     if parameter.dtype not in (torch.float32, torch.float64):
         raise TypeError(

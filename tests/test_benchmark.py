@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 
+import pytest
+import torch
+
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -35,3 +38,16 @@ def test_bad_options_are_named():
 def test_a_missing_folder_is_said_before_anything_runs(tmp_path):
     done = run("--json", tmp_path / "nowhere" / "rows.json")
     assert done.returncode == 2 and "nowhere" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said_before_anything_runs():
+    done = run("--device", "cuda", "--shapes", "20x8x2")
+    assert done.returncode == 2 and "torch sees no NVIDIA GPU" in done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_our_methods_are_measured_on_a_gpu_and_peers_are_left_out():
+    done = run("--device", "cuda", "--shapes", "20x8x2", "--methods", "grid", "exact", "snntorch")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ours, ") >= 2 and "skipped, is measured on cpu alone" in done.stdout

@@ -23,6 +23,7 @@ examples:
   python -m snn_eventprop.benchmark --quick
   python -m snn_eventprop.benchmark --shapes 1000x256x64 100x256x64 --repeats 9
   python -m snn_eventprop.benchmark --steps 100 200 500 1000    the same second at dt 10, 5, 2, 1 ms
+  python -m snn_eventprop.benchmark --device cuda --shapes 1000x256x256 1000x1024x256
   python -m snn_eventprop.benchmark --scaling --methods grid --png scaling.png
 """
 
@@ -94,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
                      help="measured steps of each method (default: 5)")  # fmt: skip
     how.add_argument("--threads", type=_positive, metavar="N",
                      help="threads of each method (default: torch's)")  # fmt: skip
+    how.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                     help="where methods run; peers are measured on the CPU alone "
+                     "(default: cpu)")  # fmt: skip
     how.add_argument("--seed", type=int, default=0, help="of input and weights (default: 0)")
     out = parser.add_argument_group("output")
     out.add_argument("--output", type=Path, metavar="FILE", help="write the tables here as well")
@@ -109,7 +113,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     else:
         cases = list(args.shapes or DEFAULT)
     common = {"events": args.events, "spikes": args.spikes, "duration": args.duration,
-              "seed": args.seed}  # fmt: skip
+              "seed": args.seed, "device": args.device}  # fmt: skip
     cases = [replace(case, **common) for case in cases]
     return [replace(c, batch=min(c.batch, 8)) for c in cases] if args.quick else cases
 
@@ -127,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.shapes and (args.steps or args.hidden or args.batch):
         parser.error("give either --shapes or --steps/--hidden/--batch")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no NVIDIA GPU")
     if args.png and find_spec("matplotlib") is None:
         parser.error("--png needs matplotlib: pip install matplotlib")
     for path in (args.output, args.json, args.png):

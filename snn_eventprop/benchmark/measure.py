@@ -136,7 +136,7 @@ def measure(
     """
     rows = {method: Row(method, case) for method in methods}
     for method in methods:
-        too_much = _too_much(case, method)
+        too_much = _elsewhere(case, method) or _too_much(case, method)
         if too_much:
             rows[method].skipped = too_much
     running: dict[str, _Process] = {}
@@ -155,7 +155,7 @@ def measure(
                 running[method] = _Process(threads)
         for method in list(running):
             progress(f"{case}: starting {PEERS[method].label}")
-            ask(method, "start", method=method, threads=threads)
+            ask(method, "start", method=method, threads=threads, device=case.device)
         for method in list(running):
             progress(f"{case}: warming up {PEERS[method].label}")
             built = ask(method, "build", case=asdict(case))
@@ -180,8 +180,16 @@ def measure(
     return list(rows.values())
 
 
+def _elsewhere(case: Case, method: str) -> str:
+    """Says so where a method is not measured on the device of a case."""
+    devices = PEERS[method].devices
+    return "" if case.device in devices else f"is measured on {' and '.join(devices)} alone"
+
+
 def _too_much(case: Case, method: str) -> str:
     """Says so where a case would not fit into memory, by a generous estimate."""
+    if case.device != "cpu":
+        return ""
     available = _available_memory()
     events = 60 * case.batch * (case.events + case.hidden * case.spikes)
     raster = 4 * case.batch * case.steps * (2 * case.inputs + 16 * case.hidden)

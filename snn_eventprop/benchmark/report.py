@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from .cases import Case, Sweep
 from .measure import Row
 from .peers import BASELINE, OURS, PEERS
@@ -37,6 +39,7 @@ def machine(threads: int) -> dict[str, Any]:
         "threads": threads,
         "system": platform.system(),
         "python": platform.python_version(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": versions,
     }
 
@@ -54,8 +57,9 @@ def _processor() -> str:
 
 def describe_machine(facts: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    gpu = f"{facts['gpu']}, " if facts["gpu"] else ""
     return (
-        f"{facts['processor']}, {facts['threads']} of {facts['cpu_count']} processors, "
+        f"{gpu}{facts['processor']}, {facts['threads']} of {facts['cpu_count']} processors, "
         f"{facts['system']}, Python {facts['python']}\n{versions}"
     )
 

@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import sys
+from dataclasses import replace
 from typing import Any, TextIO
 
 import torch
@@ -72,6 +73,25 @@ class Memory:
         return used / _MIB if sys.platform == "darwin" else used / 1024
 
 
+class DeviceMemory:
+    """The same of what torch has allocated on the GPU."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        self._before = torch.cuda.memory_allocated() / _MIB
+
+    def restart(self) -> bool:
+        torch.cuda.reset_peak_memory_stats()
+        return True
+
+    def now(self) -> float:
+        return torch.cuda.memory_allocated() / _MIB - self._before
+
+    def peak(self) -> float:
+        return torch.cuda.max_memory_allocated() / _MIB - self._before
+
+
 def calibrate(network: Network, encoded: Any, target: float) -> float:
     """Scale the input weights until neurons spike ``target`` times, within 2 %, by bisection."""
     low, high, gain = 2.0**-6, 2.0**6, 1.0
@@ -92,23 +112,23 @@ def calibrate(network: Network, encoded: Any, target: float) -> float:
 class Worker:
     """State between requests."""
 
-    def start(self, method: str, threads: int) -> dict[str, Any]:
+    def start(self, method: str, threads: int, device: str) -> dict[str, Any]:
         torch.set_num_threads(threads)
         self.make = PEERS[method].load()
-        network = self.make(_TINY)
+        network = self.make(replace(_TINY, device=device))
         encoded = network.encode(draw_events(_TINY))
         network.spikes_per_neuron(encoded)
-        network.step(encoded, draw_targets(_TINY))
+        network.step(encoded, draw_targets(_TINY).to(device))
         return {"threads": torch.get_num_threads()}
 
     def build(self, case: dict[str, Any]) -> dict[str, Any]:
         wanted = Case(**case)
-        self.memory = Memory()
+        self.memory = Memory() if wanted.device == "cpu" else DeviceMemory()
         events = draw_events(wanted)
         self.network = self.make(wanted)
         self.encoded = self.network.encode(events)
         few = events[: min(wanted.batch, _CALIBRATION_SAMPLES)]
-        self.target = draw_targets(wanted)
+        self.target = draw_targets(wanted).to(wanted.device)
         del events
         self.memory.restart()
         input_mib = self.memory.now()

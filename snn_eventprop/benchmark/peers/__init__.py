@@ -18,6 +18,7 @@ class Peer(NamedTuple):
     package: str  # importable name of the library
     install: str
     dense: bool  # whether its memory grows with steps x neurons
+    devices: tuple[str, ...] = ("cpu",)
 
     def installed(self) -> bool:
         return find_spec(self.package) is not None
@@ -28,8 +29,12 @@ class Peer(NamedTuple):
 
 
 PEERS = {
-    "grid": Peer("ours, grid", "ours", "Grid", "snn_eventprop", "snn-eventprop", False),
-    "exact": Peer("ours, exact", "ours", "Exact", "snn_eventprop", "snn-eventprop", False),
+    "grid": Peer(
+        "ours, grid", "ours", "Grid", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
+    ),
+    "exact": Peer(
+        "ours, exact", "ours", "Exact", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
+    ),
     "snntorch": Peer("snnTorch BPTT", "snntorch", "SnnTorchTutorial", "snntorch", "snntorch", True),
     "snntorch-hoisted": Peer(
         "snnTorch BPTT, hoisted", "snntorch", "SnnTorch", "snntorch", "snntorch", True

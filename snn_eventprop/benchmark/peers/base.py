@@ -61,11 +61,17 @@ class TorchNetwork(Network):
 
     def step(self, encoded: Any, target: Tensor) -> tuple[float | None, float]:
         self.layers.zero_grad(set_to_none=True)
-        start = perf_counter()
+        start = self._clock()
         loss = self.forward(encoded, target)
-        middle = perf_counter()
+        middle = self._clock()
         loss.backward()
-        return middle - start, perf_counter() - start
+        return middle - start, self._clock() - start
+
+    def _clock(self) -> float:
+        """Seconds, once everything asked for is done."""
+        if self.case.device == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter()
 
 
 def linear(weight: Tensor) -> nn.Linear:

@@ -28,11 +28,11 @@ class Grid(TorchNetwork):
             self.hidden.weight.copy_(weights.input)
             self.hidden.recurrent_weight.copy_(weights.recurrent)
             self.readout.weight.copy_(weights.output)
-        self.layers = nn.ModuleList([self.hidden, self.readout])
+        self.layers = nn.ModuleList([self.hidden, self.readout]).to(case.device)
         self.input_weight = self.hidden.weight
 
     def encode(self, events: SpikeEvents) -> SpikeEvents:
-        return events
+        return events.to(self.case.device)
 
     @torch.no_grad()
     def spikes_per_neuron(self, encoded: SpikeEvents) -> float:
