@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _report
+from ._operator import no_second_derivative, operator
 from .backends import cpu_grid
 from .backends.threads import over_samples
 from .discretisation import largest_response
@@ -78,7 +79,7 @@ def check_finite(mend: str, **tensors: Optional[Tensor]) -> None:
                 )
 
 
-@torch.library.custom_op("snn_eventprop::grid_forward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::grid_forward", device_types="cpu")
 def _forward(
     bins: Tensor,
     units: Tensor,
@@ -169,7 +170,7 @@ def _(
     )  # fmt: skip
 
 
-@torch.library.custom_op("snn_eventprop::grid_backward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::grid_backward", device_types="cpu")
 def _backward(
     bins: Tensor,
     units: Tensor,
@@ -276,14 +277,7 @@ def _(
     )
 
 
-def _no_double_backward(ctx, *grads):
-    raise RuntimeError(
-        "EventProp has no second derivative: drop create_graph=True, or compute the inner "
-        "gradient without it"
-    )
-
-
-_backward.register_autograd(_no_double_backward)
+_backward.register_autograd(no_second_derivative)
 
 _FORWARD_ARGUMENTS = (
     "bins units values offsets raster event_stamps input_current weight recurrent coefficients "
@@ -349,7 +343,7 @@ def _autograd_backward(
 _forward.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
-@torch.library.custom_op("snn_eventprop::dense_events", mutates_args=())
+@operator("snn_eventprop::dense_events")
 def _dense_events(raster: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     index = raster.transpose(0, 1).nonzero()
     sample, bins, units = index.unbind(1)
@@ -374,7 +368,7 @@ def _(raster):
     )
 
 
-@torch.library.custom_op("snn_eventprop::to_raster", mutates_args=())
+@operator("snn_eventprop::to_raster")
 def _to_raster(
     stamps: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, steps: int, size: int, hold: bool
 ) -> Tensor:
@@ -392,7 +386,7 @@ def _(stamps, bins, units, offsets, steps, size, hold):
     return stamps.new_empty((steps, offsets.shape[0] - 1, size))
 
 
-@torch.library.custom_op("snn_eventprop::raster_worth_change", mutates_args=())
+@operator("snn_eventprop::raster_worth_change")
 def _raster_worth_change(
     grad: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, hold: bool
 ) -> Tensor:
@@ -410,6 +404,9 @@ def _raster_worth_change(
 @_raster_worth_change.register_fake
 def _(grad, bins, units, offsets, hold):
     return grad.new_empty(bins.shape)
+
+
+_raster_worth_change.register_autograd(no_second_derivative)
 
 
 def _raster_setup(ctx, inputs, output) -> None:
