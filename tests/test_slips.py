@@ -301,7 +301,7 @@ def test_kernels_cached_on_disk_follow_the_equations(tmp_path):
         "import numpy as np\n"
         "from snn_eventprop.backends import cpu_grid\n"
         "one, voltage = np.ones(1), np.ones(1)\n"
-        "cpu_grid._advance(one, voltage, one, one, one)\n"
+        "cpu_grid._advance(np.ones(1), voltage, np.ones(1), one, one, one)\n"
         "print(cpu_grid.__file__, voltage[0])"
     )
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 import numpy as np
 
 from .. import equations
-from .compile import copy, entry, equation, grown, kernel, sum_kernel
+from .compile import cache_aligned, copy, entry, equation, grown, kernel, sum_kernel
 from .compile import index as _index
+from .lanes import exceeding
 
 RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
 
@@ -32,42 +33,39 @@ _jump = equation(equations.jump)
 # Bins between two stored states, from which the backward pass replays the forward one.
 SEGMENT = 1024
 
+# Numbers at the end of each row of beta that nobody uses: rows whose length is a power of two
+# would share few places in the caches.
+PAD = 16
+
 
 @kernel
-def _add_4(total, rows, r0, r1, r2, r3, start, stop):
-    for j in range(stop - start):
-        h = _index(start) + _index(j)
+def _add_4(total, rows, r0, r1, r2, r3):
+    for j in range(total.shape[0]):
+        h = _index(j)
         total[h] += (rows[r0, h] + rows[r1, h]) + (rows[r2, h] + rows[r3, h])
 
 
 @kernel
-def _add_4_scaled(total, rows, r0, r1, r2, r3, x0, x1, x2, x3, start, stop):
-    for j in range(stop - start):
-        h = _index(start) + _index(j)
+def _add_4_scaled(total, rows, r0, r1, r2, r3, x0, x1, x2, x3):
+    for j in range(total.shape[0]):
+        h = _index(j)
         total[h] += (x0 * rows[r0, h] + x1 * rows[r1, h]) + (x2 * rows[r2, h] + x3 * rows[r3, h])
 
 
 @kernel
-def _add_2_scaled(total, rows, r0, r1, x0, x1, start, stop):
-    for j in range(stop - start):
-        h = _index(start) + _index(j)
-        total[h] += x0 * rows[r0, h] + x1 * rows[r1, h]
-
-
-@kernel
-def _add_1_scaled(total, rows, r0, x0, start, stop):
-    for j in range(stop - start):
-        h = _index(start) + _index(j)
+def _add_1_scaled(total, rows, r0, x0):
+    for j in range(total.shape[0]):
+        h = _index(j)
         total[h] += x0 * rows[r0, h]
 
 
 @kernel
-def _add_rows(total, rows, index, values, lo, hi, start, stop):
-    """total += sum of ``values[e] * rows[index[e]]`` over e in lo..hi, in columns start..stop.
+def _add_rows(total, rows, index, values, lo, hi):
+    """total += sum of ``values[e] * rows[index[e]]`` over e in lo..hi.
 
     Four rows at a time, so that ``total`` is read and written once for four. No values: all one.
     """
-    one = rows.dtype.type(1)
+    one, zero = rows.dtype.type(1), rows.dtype.type(0)
     weighted = values.shape[0] > 0
     e = lo
     while e + 4 <= hi:
@@ -76,19 +74,22 @@ def _add_rows(total, rows, index, values, lo, hi, start, stop):
         if weighted:
             _add_4_scaled(
                 total, rows, r0, r1, r2, r3,
-                values[e], values[e + 1], values[e + 2], values[e + 3], start, stop,
+                values[e], values[e + 1], values[e + 2], values[e + 3],
             )  # fmt: skip
         else:
-            _add_4(total, rows, r0, r1, r2, r3, start, stop)
+            _add_4(total, rows, r0, r1, r2, r3)
         e += 4
-    if e + 2 <= hi:
+    if e + 1 == hi:
+        _add_1_scaled(total, rows, _index(index[e]), values[e] if weighted else one)
+    elif e < hi:  # two or three: the last one counts once, and else nothing
+        last = hi - 1
         x0 = values[e] if weighted else one
         x1 = values[e + 1] if weighted else one
-        _add_2_scaled(total, rows, _index(index[e]), _index(index[e + 1]), x0, x1, start, stop)
-        e += 2
-    if e < hi:
-        x0 = values[e] if weighted else one
-        _add_1_scaled(total, rows, _index(index[e]), x0, start, stop)
+        x2 = zero if last == e + 1 else (values[last] if weighted else one)
+        _add_4_scaled(
+            total, rows, _index(index[e]), _index(index[e + 1]), _index(index[last]),
+            _index(index[last]), x0, x1, x2, zero,
+        )  # fmt: skip
 
 
 @sum_kernel
@@ -108,7 +109,7 @@ def _dot_rows(rows, index, lo, hi, x, out):
         r0, r1 = _index(index[e]), _index(index[e + 1])
         r2, r3 = _index(index[e + 2]), _index(index[e + 3])
         t0, t1, t2, t3 = zero, zero, zero, zero
-        for h in range(x.shape[0]):
+        for h in range(rows.shape[1]):
             t0 += rows[r0, h] * x[h]
             t1 += rows[r1, h] * x[h]
             t2 += rows[r2, h] * x[h]
@@ -124,21 +125,16 @@ def _dot_rows(rows, index, lo, hi, x, out):
 
 
 @kernel
-def _advance(current, voltage, s, c, m):
-    """V after one bin; I is scaled by ``_scale`` once slopes have been read off it."""
+def _advance(current, voltage, drive, s, c, m):
+    """(I, V) after one bin; ``drive`` receives c I of before, from which slopes are read."""
     for h in range(voltage.shape[0]):
-        _, voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
-
-
-@kernel
-def _scale(x, factor):
-    for h in range(x.shape[0]):
-        x[h] *= factor[h]
+        drive[h] = c[h] * current[h]
+        current[h], voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
 
 
 @kernel
 def _add(total, x):
-    for h in range(total.shape[0]):
+    for h in range(x.shape[0]):
         total[h] += x[h]
 
 
@@ -155,9 +151,18 @@ def _add_product(total, x, y):
 
 
 @kernel
-def _retreat(beta, beta_later, a, s, c, m):
+def _retreat(beta, a, beta_later, a_later, s, c, m):
+    """beta and a of a bin without spikes from those of the next one."""
+    for h in range(a.shape[0]):
+        before = m[h] * a_later[h]
+        a[h] = before
+        beta[h], _ = _adjoint_flow(beta_later[h], before, s[h], m[h], c[h])
+
+
+@kernel
+def _retreat_beta(beta, beta_later, a, s, c, m):
     """beta of a bin from that of the next one and the bin's own a."""
-    for h in range(beta.shape[0]):
+    for h in range(a.shape[0]):
         beta[h], _ = _adjoint_flow(beta_later[h], a[h], s[h], m[h], c[h])
 
 
@@ -173,14 +178,6 @@ def _all_finite(values):
     for h in range(values.shape[0]):
         finite = finite and np.isfinite(values[h])
     return finite
-
-
-@kernel
-def _count_above(voltage, threshold):
-    fired = np.int32(0)  # as wide as the numbers compared, for the sake of vectors
-    for h in range(voltage.shape[0]):
-        fired = np.int32(fired + np.int32(voltage[h] > threshold[h]))
-    return fired
 
 
 @entry
@@ -217,7 +214,7 @@ def _skip_adjoint(beta, a, m, table, steps):
     j = 0
     while steps > 0:
         if steps & 1:
-            for h in range(beta.shape[0]):
+            for h in range(a.shape[0]):
                 beta[h], _ = _adjoint_flow(
                     beta[h], m[h] * a[h], table[j, 0, h], table[j, 2, h], table[j, 1, h]
                 )
@@ -241,32 +238,17 @@ def _all_stay_below(current, voltage, gain, threshold):
 
 
 @kernel
-def _above(voltage, threshold, found):
-    """Write the indices of the neurons above threshold into ``found`` [H + 1]; how many."""
-    block = 64  # few neurons spike in any one bin: count by blocks, then look inside
-    size = voltage.shape[0]
-    count = 0
-    for start in range(0, size, block):
-        stop = min(start + block, size)
-        if _count_above(voltage[start:stop], threshold[start:stop]) > 0:
-            for h in range(start, stop):  # no branch: a miss is overwritten by the next write
-                found[count] = h
-                count += voltage[h] > threshold[h]
-    return count
-
-
-@kernel
 def _emit(
-    k, fired, current, voltage, c, m, threshold, v_reset, reset, out_bins, out_units, out_slopes
+    k, fired, drive, voltage, m, threshold, v_reset, reset, out_bins, out_units, out_slopes
 ):
     """Store the spikes of bin ``k`` and reset their neurons."""
-    one = c.dtype.type(1)
+    one = m.dtype.type(1)
     for j in range(fired.shape[0]):
         h = fired[j]
         out_bins[j] = k
         out_units[j] = h
         out_slopes[j] = _crossing_slope(
-            _slope(c[h] * current[h], threshold[h], one - m[h]), voltage[h], threshold[h]
+            _slope(drive[h], threshold[h], one - m[h]), voltage[h], threshold[h]
         )
         if reset == RESET_SUBTRACT:
             voltage[h] -= threshold[h] - v_reset[h]
@@ -278,7 +260,7 @@ def _emit(
 def _forward_sample(
     b, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-    last_current, last_voltage, trace, states, table, current, voltage, pending,
+    last_current, last_voltage, trace, states, table, current, voltage, drive, pending,
     out_bins, out_units, out_slopes,
 ):  # fmt: skip
     """One sample. Returns its spikes; -1 for more than there is room for."""
@@ -318,16 +300,18 @@ def _forward_sample(
         while event < end and bins[event] == k:
             event += 1
         if event > first:
-            _add_rows(current, weight, units, values, first, event, 0, size)
+            _add_rows(current, weight, units, values, first, event)
         if dense:
             _add(current, input_current[k, b])
         if num_pending > 0:
             if is_recurrent:
-                _add_rows(current, recurrent, pending, no_values, 0, num_pending, 0, size)
+                _add_rows(current, recurrent, pending, no_values, 0, num_pending)
             if delayed and reset == RESET_ZERO:
                 for j in range(num_pending):
                     voltage[pending[j]] = v_reset[pending[j]]
-        _advance(current, voltage, s, c, m)
+        if k == steps - 1:
+            copy(last_current[b], current)
+        _advance(current, voltage, drive, s, c, m)
         if delayed:
             for j in range(num_pending):
                 h = pending[j]
@@ -335,14 +319,12 @@ def _forward_sample(
                     voltage[h] -= threshold[h] - v_reset[h]
                 elif reset == RESET_ZERO_ALL:
                     voltage[h] = v_reset[h]
-        fired = _count_above(voltage, threshold)
-        num_pending = 0
-        if fired > 0:
-            if total + fired > out_bins.shape[0]:
+        num_pending = exceeding(voltage, threshold, pending)
+        if num_pending > 0:
+            if total + num_pending > out_bins.shape[0]:
                 return -1
-            num_pending = _above(voltage, threshold, pending)
             _emit(
-                k, pending[:num_pending], current, voltage, c, m, threshold, v_reset,
+                k, pending[:num_pending], drive, voltage, m, threshold, v_reset,
                 reset if not delayed else RESET_NONE,
                 out_bins[total:], out_units[total:], out_slopes[total:],
             )  # fmt: skip
@@ -350,9 +332,7 @@ def _forward_sample(
         if record:
             copy(trace[k, b], voltage)
         if k == steps - 1:
-            copy(last_current[b], current)
             copy(last_voltage[b], voltage)
-        _scale(current, s)
         k += 1
     return total
 
@@ -387,15 +367,15 @@ def forward(
     counts = np.zeros(hi - lo, np.int64)
     total = 0
     table = _powers(s, c, m, 32)
-    current = np.empty(size, s.dtype)
-    voltage = np.empty(size, s.dtype)
+    work = cache_aligned(3, size, s)
+    current, voltage, drive = work[0], work[1], work[2]  # unpacked they would count as strided
     pending = np.empty(size + 1, np.int64)  # units that spiked in the previous bin
     b = lo
     while b < hi:
         spikes = _forward_sample(
             b, steps, bins, units, values, offsets, input_current, weight, recurrent,
             s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-            last_current, last_voltage, trace, states, table, current, voltage, pending,
+            last_current, last_voltage, trace, states, table, current, voltage, drive, pending,
             out_bins[total:], out_units[total:], out_slopes[total:],
         )  # fmt: skip
         if spikes < 0:
@@ -425,11 +405,10 @@ def collect(start, bins, units, slopes, out_bins, out_units, out_slopes, out_sta
 def _gather(grad_rows, bins, units, values, lo, hi, begin, beta, place, rows, scales):
     """grad_rows[units[e]] += values[e] * beta[bins[e] - begin] for events lo..hi.
 
-    Sorted by unit, so that each row of the gradient is written once for up to four events, and in
-    stripes of neurons that keep ``beta`` and the gradient in the second-level cache.
+    Sorted by unit, so that each row of the gradient is written once for up to four events.
     ``place`` [inputs + 1], ``rows`` and ``scales`` [hi - lo] are for work.
     """
-    inputs, size = grad_rows.shape
+    inputs = grad_rows.shape[0]
     place[: inputs + 1] = 0
     for e in range(lo, hi):
         place[units[e] + 1] += 1
@@ -442,14 +421,11 @@ def _gather(grad_rows, bins, units, values, lo, hi, begin, beta, place, rows, sc
             scales[j] = values[e]
         place[units[e]] = j + 1  # now the end of this unit's events, the start of the next one's
     used = scales if values.shape[0] > 0 else values
-    stripe = 256
-    for start in range(0, size, stripe):
-        stop = min(start + stripe, size)
-        first = 0
-        for n in range(inputs):
-            if place[n] > first:
-                _add_rows(grad_rows[n], beta, rows, used, first, place[n], start, stop)
-                first = place[n]
+    first = 0
+    for n in range(inputs):
+        if place[n] > first:
+            _add_rows(grad_rows[n], beta, rows, used, first, place[n])
+            first = place[n]
 
 
 @kernel
@@ -492,11 +468,11 @@ def _replay(
 ):  # fmt: skip
     """The forward pass of bins begin..end with its spikes known: I and the V that enters each.
 
-    ``state`` [2, H] and ``pending`` [H] are for work.
+    ``state`` [3, H] and ``pending`` [H] are for work.
     """
     size = s.shape[0]
     no_values = values[:0]
-    current, voltage = state[0], state[1]
+    current, voltage, drive = state[0], state[1], state[2]
     copy(current, states[b, begin // SEGMENT, 0])
     copy(voltage, states[b, begin // SEGMENT, 1])
     event = _first_from(bins, offsets[b], offsets[b + 1], begin)
@@ -515,18 +491,17 @@ def _replay(
         while event < offsets[b + 1] and bins[event] == k:
             event += 1
         if event > first:
-            _add_rows(current, weight, units, values, first, event, 0, size)
+            _add_rows(current, weight, units, values, first, event)
         if input_current.size > 0:
             _add(current, input_current[k, b])
         if recurrent.size > 0:
-            _add_rows(current, recurrent, pending, no_values, 0, num_pending, 0, size)
+            _add_rows(current, recurrent, pending, no_values, 0, num_pending)
         if delayed and reset == RESET_ZERO:
             for j in range(num_pending):
                 voltage[pending[j]] = v_reset[pending[j]]
         copy(currents[k - begin], current)
         copy(voltages[k - begin], voltage)
-        _advance(current, voltage, s, c, m)
-        _scale(current, s)
+        _advance(current, voltage, drive, s, c, m)
         if delayed:
             for j in range(num_pending):
                 h = pending[j]
@@ -604,11 +579,15 @@ def _backward_sample(
                     _skip_adjoint(beta[target + 1 - begin], a[t], m, table, k - target)
                     k = target
                     continue
-            _product(a[p], m, a[q])
-            if traced:
-                _add(a[p], grad_trace[k, b])
-            if k == steps - 1:
-                _add(a[p], grad_last_voltage[b])
+            if traced or k == steps - 1:
+                _product(a[p], m, a[q])
+                if traced:
+                    _add(a[p], grad_trace[k, b])
+                if k == steps - 1:
+                    _add(a[p], grad_last_voltage[b])
+                _retreat_beta(beta[row], beta[row + 1], a[p], s, c, m)
+            else:
+                _retreat(beta[row], a[p], beta[row + 1], a[q], s, c, m)
             earliest = spike
             if is_recurrent and spike >= first_spike and out_bins[spike] == k:
                 while earliest > first_spike and out_bins[earliest - 1] == k:
@@ -634,8 +613,8 @@ def _backward_sample(
                 largest = max(largest, abs(before - after))
                 grad_coefficients[3, n] -= before - after
                 a[p, n] = before + mark_worth[spike]
+                beta[row, n], _ = _adjoint_flow(beta[row + 1, n], a[p, n], s[n], m[n], c[n])
                 spike -= 1
-            _retreat(beta[row], beta[row + 1], a[p], s, c, m)
             if k == steps - 1:
                 _add(beta[row], grad_last_current[b])
             if replay:
@@ -723,11 +702,12 @@ def backward(
     replay = states.size > 0
     is_recurrent = recurrent.size > 0
     table = _powers(s, c, m, 32)
-    a = np.zeros((3, size), s.dtype)  # row k % 3 holds a[k]
-    beta = np.zeros((SEGMENT + 2, size), s.dtype)  # row k - begin, begin the segment's first bin
+    a = cache_aligned(3, size, s)  # row k % 3 holds a[k]
+    # Row k - begin, begin being the segment's first bin.
+    beta = cache_aligned(SEGMENT + 2, size + PAD, s)
     currents = np.empty((SEGMENT if replay else 0, size), s.dtype)
     voltages = np.empty((SEGMENT if replay else 0, size), s.dtype)
-    state = np.empty((2, size), s.dtype)
+    state = np.empty((3, size), s.dtype)
     pending = np.empty(size, np.int64)
     change_of_beta = np.empty(size, s.dtype)
     most = 0  # events of one kind in one sample
