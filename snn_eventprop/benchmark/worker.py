@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from dataclasses import replace
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, TextIO
 
 import torch
@@ -91,8 +91,9 @@ class Worker:
         }  # fmt: skip
 
     def step(self) -> dict[str, Any]:
+        before = process_time()
         forward, total = self.network.step(self.encoded, self.target)
-        return {"forward": forward, "total": total}
+        return {"forward": forward, "total": total, "processor": process_time() - before}
 
     def peak(self) -> dict[str, Any]:
         on_device = self.network.peak_device_memory()
