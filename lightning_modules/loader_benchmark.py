@@ -1,8 +1,8 @@
 """How fast batches are made: ``python -m lightning_modules.loader_benchmark``.
 
 Random samples of SHD's shape (700 channels, about 8,000 events in 1 s) through the loader for
-each row; prints samples per second, and per second of processor time, of this process and its
-workers together, which other programs disturb less.
+each row; prints samples per second, and per second of processor time of all threads together,
+which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -42,21 +42,15 @@ def shd_shaped(samples: int, events: int = 8000, seed: int = 0) -> SamplePool:
     return SamplePool(packed, np.arange(samples))
 
 
-def processor_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
-
-
 def rate(batches: Iterable[Batch], seconds: float) -> tuple[float, float]:
     """Samples per second over whole passes of at least ``seconds`` in all, and per processor
     second; a first batch, before which kernels are compiled or loaded, does not count."""
     next(iter(batches))
-    start, before, samples = time.perf_counter(), processor_seconds(), 0
+    start, before, samples = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         samples += sum(len(batch.labels) for batch in batches)
     elapsed = time.perf_counter() - start
-    return samples / elapsed, samples / (processor_seconds() - before)
+    return samples / elapsed, samples / (time.process_time() - before)
 
 
 def main() -> None:
@@ -65,18 +59,18 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=8000, help="mean events per sample")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument(
-        "--workers", type=int, nargs="+", default=[2], metavar="N", help="processes of the loader"
+        "--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="threads of the loader"
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="measured time per row")
     options = parser.parse_args()
     pool = shd_shaped(options.samples, options.events)
 
-    def loader(*augmentations: Augmentation, workers: int = 0, **more) -> EventLoader:
+    def loader(*augmentations: Augmentation, threads: int = 0, **more) -> EventLoader:
         dataset = EventDataset(
             pool, num_units=700, duration=1.0, augmentations=augmentations, **more
         )
         sampler = EventSampler(dataset, options.batch_size, shuffle=True)
-        return EventLoader(dataset, sampler, num_workers=workers)
+        return EventLoader(dataset, sampler, threads=threads)
 
     everything = (
         Blend(0.5), ChannelShift(40), TimeStretch(0.1), EventDropout(0.1), TimeJitter(1e-3),
@@ -89,8 +83,8 @@ def main() -> None:
         "the paper's: shift and blend": loader(Blend(0.5), ChannelShift(40)),
         "all of them": loader(*everything),
         "delay line of 10 copies (88,000 events)": loader(delay_line=DelayLine(10)),
-        **{f"batches of SpikeEvents, {n} workers": loader(workers=n) for n in options.workers},
-        **{f"all of them, {n} workers": loader(*everything, workers=n) for n in options.workers},
+        **{f"batches of SpikeEvents, {n} workers": loader(threads=n) for n in options.workers},
+        **{f"all of them, {n} workers": loader(*everything, threads=n) for n in options.workers},
     }
     print(
         f"{options.samples} samples of {options.events} events on 700 channels, "
