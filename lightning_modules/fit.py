@@ -22,8 +22,9 @@ from lightning_modules.callbacks import Figures, History, Interrupt, ProgressBar
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.configs_by_name import ConfigAction, config_folder, config_names
 from lightning_modules.data import SpokenDigits
+from lightning_modules.processes import is_first, shared_run
 from lightning_modules.report import console, peak_memory, summary
-from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, new_run, resumed
+from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, resumed
 from lightning_modules.whole_files import write_json
 
 
@@ -94,7 +95,7 @@ class FitCLI(LightningCLI):
             wandb_mode.settle()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.run = new_run(self.config.run_dir)
+        self.run = shared_run(self.config.run_dir)
         self.history = History(self.run)
         monitor = self.config.monitor if self.datamodule.pools["val"].indices.size else None
         options = self.config_init.trainer
@@ -134,6 +135,7 @@ def quiet() -> None:
         "Total length of `list` across ranks is zero",  # no validation, as asked
         "Attribute 'loss' is an instance of `nn.Module`",  # kept so that checkpoints load
         "The number of training batches",  # on log_every_n_steps, for small sets
+        "Using `DistributedSampler`",  # ours repeats no sample of a test
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning against newer torch
         "Checkpoint directory .* exists and is not empty",  # on resuming, as it should
     ):
@@ -149,8 +151,9 @@ def main(args: list[str] | None = None) -> dict[str, float]:
         sys.exit(f"error: {error}")
     cli = FitCLI(arguments)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    cli.parser.save(cli.config, str(cli.run / CONFIG), overwrite=True)
-    (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
+    if is_first():
+        cli.parser.save(cli.config, str(cli.run / CONFIG), overwrite=True)
+        (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
     trainer.fit(model, data, ckpt_path=cli.config.ckpt_path)
 
     metrics = trainer.callback_metrics.items()

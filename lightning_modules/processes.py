@@ -29,7 +29,7 @@ def shared_run(folder: str | None) -> Path:
         os.environ[_RUN] = str(run.absolute())
         return run
     folder = folder or os.environ.get(_RUN)
-    if folder is None:
+    if not folder:
         sys.exit(
             "error: processes that are started together must agree on a folder: name it with "
             "--run_dir"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tiny_run import TINY
+
+from lightning_modules.evaluate import evaluate
+from lightning_modules.processes import shared_run
 
 SCRIPT = Path(__file__).with_name("processes_script.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -51,3 +57,33 @@ def test_two_processes_train_and_evaluate_as_one_does_on_the_joint_batch(tmp_pat
         assert torch.equal(rank["confusion"], one["confusion"])
         assert rank["logged"] == pytest.approx(one["logged"], rel=1e-5)
     assert "val/accuracy" in one["logged"] and "train/spikes_per_neuron_0" in one["logged"]
+
+
+@pytest.mark.slow
+def test_fit_in_two_processes_leaves_one_run_and_tests_every_sample_once(tmp_path, monkeypatch):
+    options = [*TINY, "--data.limit_samples", 47, "--data.eval_batch_size", 10]
+    run(
+        sys.executable, "-m", "lightning_modules.fit", *options, "--trainer.devices", 2,
+        "--trainer.max_epochs", 1, cwd=tmp_path,
+    )  # fmt: skip
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["0001"]
+    found = json.loads((tmp_path / "runs" / "0001" / "results.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    alone = evaluate()
+    tested = {name: value for name, value in found.items() if name.startswith("test/")}
+    assert tested == pytest.approx(alone, rel=1e-6) and "test/accuracy_unseen" in tested
+
+
+def test_processes_started_together_need_a_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SNN_EVENTPROP_RUN", "")  # and what shared_run sets is undone
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with pytest.raises(SystemExit, match="--run_dir"):
+        shared_run(None)
+    assert shared_run("here") == Path("here")
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    first = shared_run(None)
+    assert first == Path("runs/0001")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert shared_run(None) == first.absolute()
+    assert [path.name for path in Path("runs").iterdir()] == ["0001"]
