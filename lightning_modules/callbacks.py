@@ -6,6 +6,7 @@ import csv
 import signal
 import statistics
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 
 from lightning_modules import figures
+from lightning_modules.media import log_figure, sample_figures
 from lightning_modules.processes import anywhere
-from lightning_modules.report import console
-from lightning_modules.whole_files import whole_file
+from lightning_modules.report import console, memory
+from lightning_modules.whole_files import WriteError, whole_file
 
 LAST = "last.ckpt"
 
@@ -86,11 +88,15 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = self._end - self._start
+        cost = {
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "samples_per_s": self._samples / seconds if seconds > 0 else 0.0,
+            **memory(),
+        }
         row = {
             "epoch": float(trainer.current_epoch),
             "step": float(trainer.global_step),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "samples_per_s": self._samples / seconds if seconds > 0 else 0.0,
+            **cost,
             "seconds": self._before + time.perf_counter() - self._here,
         }
         for name, value in trainer.callback_metrics.items():
@@ -100,7 +106,7 @@ class History(Callback):
         if trainer.is_global_zero:
             self._write()
         for logger in trainer.loggers:
-            logger.log_metrics({"samples_per_s": row["samples_per_s"]}, trainer.global_step)
+            logger.log_metrics(cost, trainer.global_step)
 
     def samples_per_s(self) -> float | None:
         """Training throughput, loading included, validation not: the median over epochs."""
@@ -144,34 +150,28 @@ class Figures(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._learning_curves(trainer)
+        with suppress(WriteError):  # of a full disk the exception under way tells
+            self._learning_curves(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         names = data.class_names
-        self._save("confusion", figures.confusion(pl_module.confusion.compute().cpu(), names))
-        if data.pools["test"].indices.size == 0:
-            return
-        batch = data.batch("test", [0])
-        events = batch.events.to(pl_module.device)
-        seen = pl_module.network.observe(events)
-        label = int(batch.labels[0])
-        self._save("raster", figures.raster([events, *seen.hidden], f"sample {names[label]!r}"))
-        if seen.trace is not None:
-            dt = events.duration / len(seen.trace)
-            self._save("readout", figures.readout(seen.trace[:, 0].cpu(), dt, names, label))
-        elif seen.output is not None:
-            self._save("readout", figures.raster([seen.output], f"outputs for {names[label]!r}"))
+        made = {"confusion": figures.confusion(pl_module.confusion.compute().cpu(), names)}
+        if data.pools["test"].indices.size:
+            made |= sample_figures(pl_module, data, "test")
+        for name, figure in made.items():
+            self._save(name, figure)
+            log_figure(trainer, f"test/{name}", figure)
 
     def _learning_curves(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.history is not None and self.history.rows:
             self._save("learning_curves", figures.learning_curves(self.history.rows))
 
     def _save(self, name: str, figure: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.folder / f"{name}.png", dpi=120)
+        with whole_file(self.folder / f"{name}.png") as partial:
+            figure.savefig(partial, dpi=120, format="png")
 
 
 class Interrupt(Checkpoint):

@@ -77,7 +77,7 @@ class SpikingClassifier(LightningModule):
             raise ValueError(f"lr must be positive, got {lr!r}")
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or positive, got {weight_decay!r}")
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # loggers get every option from fit
         if not warmup_steps >= 0:
             raise ValueError(f"warmup_steps must be 0 or positive, got {warmup_steps!r}")
         if ease_in and warmup_steps:
@@ -237,6 +237,11 @@ class SpikingClassifier(LightningModule):
         factor = self.lr_scale * self._lr_factor(self.trainer.global_step)
         for group in optimizer.param_groups:
             group["lr"] = self.lr * factor
+        self.log_dict(
+            {f"gradient_norm/{name}": p.grad.norm() for name, p in self.network.named_parameters()
+             if p.grad is not None},
+            on_step=False, on_epoch=True, batch_size=1,
+        )  # fmt: skip
 
     def _lr_factor(self, step: int) -> float:
         linear = min(1.0, (step + 1) / max(self.warmup_steps, 1))

@@ -16,19 +16,16 @@ Options that are not listed here go to lightning_modules.fit:
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lightning_modules.comparison import Run, write_report
+from lightning_modules.jobs import Job, finished
 from lightning_modules.methods import METHODS
 from lightning_modules.report import console
-from lightning_modules.run_folder import CHECKPOINTS, RESULTS
 
 SOLVERS = ("grid", "exact")
 NAMES = (*SOLVERS, *METHODS[1:])
@@ -96,25 +93,6 @@ def arguments(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(args)
 
 
-def train(chosen: Entry, seed: int, folder: Path, options: list[str]) -> None:
-    """Run fit in a process of its own, or go on with it; its output goes to ``log.txt``."""
-    command = [sys.executable, "-m", "lightning_modules.fit"]
-    if (folder / CHECKPOINTS / "last.ckpt").exists():
-        command += ["--ckpt_path", "last"]
-    else:
-        command += [*options, *chosen.options, "--seed_everything", str(seed)]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        log.flush()
-        done = subprocess.run(
-            [*command, "--run_dir", str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    if done.returncode:
-        tail = (folder / "log.txt").read_text(encoding="utf-8").splitlines()[-5:]
-        where = f"error: {chosen.name}, seed {seed}: {folder}/log.txt ends with"
-        sys.exit("\n".join([where, *tail]))
-
-
 def main(args: list[str] | None = None) -> Path:
     """Run what is missing, write the report, and return its path."""
     chosen, options = arguments(sys.argv[1:] if args is None else args)
@@ -124,20 +102,18 @@ def main(args: list[str] | None = None) -> Path:
             f"--trainer.callbacks.every={chosen.similarity}",
         ]
     plan = [(method, seed) for seed in chosen.seeds for method in chosen.methods]
-    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    jobs = [
+        Job(
+            f"{method.name}, seed {seed}", chosen.output / method.name / str(seed),
+            [*options, *method.options, "--seed_everything", str(seed)],
+        )
+        for method, seed in plan
+    ]
     runs: list[Run] = []
     report = chosen.output / "report.html"
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(plan))
-        for method, seed in plan:
-            progress.update(task, description=f"{method.name}, seed {seed}")
-            folder = chosen.output / method.name / str(seed)
-            if not (folder / RESULTS).exists():
-                train(method, seed, folder, options)
-            results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-            runs.append(Run(method.label, seed, folder, results))
-            write_report(runs, chosen.output, options)
-            progress.advance(task)
+    for (method, seed), (job, results) in zip(plan, finished(jobs), strict=True):
+        runs.append(Run(method.label, seed, job.folder, results))
+        write_report(runs, chosen.output, options)
     wide = console if console.is_terminal else Console(width=120)
     wide.print(write_report(runs, chosen.output, options))
     print(f"report: {report}")

@@ -289,6 +289,12 @@ class SpokenDigits(LightningDataModule):
         return self.speakers("train")
 
     @property
+    def train_file_speakers(self) -> tuple[int, ...]:
+        """Voices of the training file, held out for validation or not, ascending."""
+        self.setup()
+        return self._train_file_speakers
+
+    @property
     def val_speakers(self) -> tuple[int, ...]:
         """Voices of the validation samples."""
         return self.speakers("val")

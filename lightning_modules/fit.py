@@ -8,24 +8,29 @@ run makes lies in one folder, ``runs/0001`` and so on: checkpoints, ``config.yam
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 
-from lightning_modules import wandb_mode
+from lightning_modules import loggers, seeds, wandb_mode
 from lightning_modules.callbacks import Figures, History, Interrupt, ProgressBar, checkpoints
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.configs_by_name import ConfigAction, config_folder, config_names
 from lightning_modules.data import SpokenDigits
+from lightning_modules.media import Media
 from lightning_modules.processes import is_first, shared_run
-from lightning_modules.report import console, peak_memory, summary
+from lightning_modules.report import console, memory, summary
 from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, resumed
-from lightning_modules.whole_files import write_json
+from lightning_modules.shd_files import DataFileError
+from lightning_modules.whole_files import WholeCheckpoints, WriteError, whole_file, write_json
 
 
 class FitCLI(LightningCLI):
@@ -70,6 +75,12 @@ class FitCLI(LightningCLI):
             "that of --run_dir) in its folder and with its options.",
         )  # fmt: skip
         parser.add_argument(
+            "--seeds", type=int, nargs="+",
+            help="Train once for each of these seeds (instead of --seed_everything), each run in "
+            "a folder of its own, and report mean and standard deviation. With the same --run_dir "
+            "again, complete runs are kept and an interrupted one goes on.",
+        )  # fmt: skip
+        parser.add_argument(
             "--monitor", type=str, default="val/accuracy",
             help="Metric that picks best.ckpt, which is the one tested; without validation "
             "samples it is the last.",
@@ -90,17 +101,33 @@ class FitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
-    def before_instantiate_classes(self) -> None:
-        if self.config.wandb or "WandbLogger" in str(self.config.trainer.logger):
+    def instantiate_classes(self) -> None:
+        if self.config.seeds:
+            sys.exit("error: seeds in a YAML file make one run; say --seeds on the command line")
+        stated = self.config.trainer.logger
+        if self.config.wandb or "WandbLogger" in str(stated):
             wandb_mode.settle()
+        self.run = shared_run(self.config.run_dir)
+        try:
+            self.config.trainer.logger = loggers.placed(stated, self.run)
+            super().instantiate_classes()
+        except BaseException:
+            with suppress(OSError):  # not empty: somebody else's, too
+                self.run.rmdir()
+            raise
+        finally:
+            self.config.trainer.logger = stated
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.run = shared_run(self.config.run_dir)
         self.history = History(self.run)
         monitor = self.config.monitor if self.datamodule.pools["val"].indices.size else None
         options = self.config_init.trainer
-        options.callbacks = [
-            *(options.callbacks or []),
+        if not any(isinstance(callback, Media) for callback in options.callbacks or []):
+            options.callbacks = [*(options.callbacks or []), Media()]
+        options.plugins = _listed(options.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in options.plugins):
+            options.plugins.append(WholeCheckpoints())
+        options.callbacks += [
             self.history,
             Figures(self.run, self.history),
             *checkpoints(self.run / CHECKPOINTS, monitor),
@@ -111,19 +138,25 @@ class FitCLI(LightningCLI):
         if options.default_root_dir is None:
             options.default_root_dir = str(self.run)
         if self.config.wandb:
-            options.logger = _with_wandb(options.logger, self.run)
+            others = [one for one in _listed(options.logger) if isinstance(one, Logger)]
+            options.logger = [*others, loggers.wandb_logger(self.run)]
         return super().instantiate_trainer(**kwargs)
 
+    def describe(self) -> None:
+        """Write every option to the run's folder, and hand them to the loggers."""
+        config = self.config.clone()
+        config.run_dir = config.ckpt_path = None  # whoever repeats the run wants it elsewhere
+        # With what was switched off: shipped defaults may have it on.
+        text = self.parser.dump(config, skip_none=False)
+        with whole_file(self.run / CONFIG) as partial:
+            partial.write_text(text, encoding="utf-8")
+        options = yaml.safe_load(text)
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(options)
 
-def _with_wandb(loggers: Any, run: Path) -> list[Any]:
-    from lightning.pytorch.loggers import Logger, WandbLogger
 
-    others = loggers if isinstance(loggers, list) else [loggers]
-    project = os.environ.get("WANDB_PROJECT", "snn-eventprop")
-    return [
-        *(logger for logger in others if isinstance(logger, Logger)),
-        WandbLogger(project=project, save_dir=str(run)),
-    ]
+def _listed(options: Any) -> list[Any]:
+    return options if isinstance(options, list) else [] if options is None else [options]
 
 
 def quiet() -> None:
@@ -138,6 +171,7 @@ def quiet() -> None:
         "Using `DistributedSampler`",  # ours repeats no sample of a test
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning against newer torch
         "Checkpoint directory .* exists and is not empty",  # on resuming, as it should
+        r"\s*\S+ (parameter )?was deprecated in v4",  # jsonargparse: what older versions need
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -146,13 +180,18 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     """Train, test and print the summary; the numbers in it are returned."""
     quiet()
     try:
-        arguments = resumed(sys.argv[1:] if args is None else args)
-    except FileNotFoundError as error:
+        arguments = loggers.with_folders(resumed(sys.argv[1:] if args is None else args))
+        if chosen := seeds.chosen(arguments):
+            return seeds.train(*chosen)
+        return _train(FitCLI(arguments))
+    except (DataFileError, FileNotFoundError, WriteError) as error:
         sys.exit(f"error: {error}")
-    cli = FitCLI(arguments)
+
+
+def _train(cli: FitCLI) -> dict[str, float]:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     if is_first():
-        cli.parser.save(cli.config, str(cli.run / CONFIG), overwrite=True)
+        cli.describe()
         (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
     trainer.fit(model, data, ckpt_path=cli.config.ckpt_path)
 
@@ -169,10 +208,11 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     if trainer.is_global_zero:
         write_json(cli.run / RESULTS, {
             **results, "epochs": trainer.current_epoch, "seconds": cli.history.seconds(),
-            "peak_memory_mib": peak_memory() / 2**20, "complete": True,
+            **memory(), "complete": True,
         })  # fmt: skip
         console.print(summary(results, f"{data.dataset}, {trainer.current_epoch} epochs"))
         print(f"checkpoints, metrics.csv, results.json and figures: {cli.run}")
+    loggers.finish(trainer.loggers)
     return results
 
 

@@ -126,3 +126,23 @@ class LiftSilent(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._spikes = list(state_dict["spikes"])
+
+
+class StopAfter(Callback):
+    """End training early, with the learning rate's schedule of the full number of epochs.
+
+    Args:
+        epochs: after which training ends.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        if epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {epochs!r}")
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Of a run that was killed between its last epoch and its end.
+        trainer.should_stop = trainer.current_epoch >= self.epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs

@@ -47,6 +47,15 @@ def summary(results: Mapping[str, float], title: str) -> Table:
     return table
 
 
+def memory() -> dict[str, float]:
+    """Largest memory of this process so far in MiB: ``peak_memory_mib`` and, where a GPU is used,
+    ``peak_gpu_memory_mib``."""
+    found = {"peak_memory_mib": peak_memory() / 2**20}
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        found["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
+
+
 def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes; 0 where the system does not say."""
     try:

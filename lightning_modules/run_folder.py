@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lightning_modules.whole_files import WriteError
+
 RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -12,7 +14,21 @@ RESULTS = "results.json"  # there once a run is complete
 
 
 def new_run(folder: str | None) -> Path:
-    """The folder ``folder``, or the next number under ``runs``, made if it is not there."""
+    """The folder ``folder``, or the next number under ``runs``, made if it is not there.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    try:
+        return _made(folder)
+    except OSError as error:
+        raise WriteError(
+            f"cannot make the run's folder {folder or RUNS.resolve()} ({error.strerror}); name "
+            "another one with --run_dir"
+        ) from error
+
+
+def _made(folder: str | None) -> Path:
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         return Path(folder)
@@ -57,7 +73,11 @@ def find_checkpoint(name: str, folder: str | None = None) -> Path:
 def resumed(args: list[str]) -> list[str]:
     """Arguments that go on with a run in its folder, for arguments with ``--ckpt_path last``.
 
-    The run's own configuration comes first, so that what ``args`` say goes before it.
+    The run's own configuration comes first, so that what ``args`` say goes before it. A run that
+    was ended before its first checkpoint starts anew.
+
+    Raises:
+        FileNotFoundError: there is no such run.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--ckpt_path")
@@ -65,7 +85,25 @@ def resumed(args: list[str]) -> list[str]:
     known, _ = parser.parse_known_args(args)
     if known.ckpt_path not in ("last", "best"):
         return args
-    checkpoint = find_checkpoint(known.ckpt_path, known.run_dir)
-    run = checkpoint.parent.parent
-    config = ["--config", str(run / CONFIG)] if (run / CONFIG).exists() else []
-    return [*config, *args, "--ckpt_path", str(checkpoint), "--run_dir", str(run)]
+    run = Path(known.run_dir) if known.run_dir else _latest()
+    if run is None or not (run / CONFIG).exists():
+        checkpoint = find_checkpoint(known.ckpt_path, known.run_dir)
+        return [*args, "--ckpt_path", str(checkpoint), "--run_dir", str(checkpoint.parent.parent)]
+    if known.ckpt_path == "last" and not (run / CHECKPOINTS / "last.ckpt").exists():
+        print(f"{run} has no checkpoint yet; it starts from the beginning")
+        checkpoint_option = "null"
+    else:
+        checkpoint_option = str(find_checkpoint(known.ckpt_path, str(run)))
+    config = ["--config", str(run / CONFIG)]
+    return [*config, *args, "--ckpt_path", checkpoint_option, "--run_dir", str(run)]
+
+
+def _latest() -> Path | None:
+    """The run under ``runs`` that was last active."""
+
+    def active(run: Path) -> float:
+        traces = (run / CONFIG, run / CHECKPOINTS / "last.ckpt")
+        return max((path.stat().st_mtime for path in traces if path.exists()), default=0.0)
+
+    runs = [run for run in RUNS.glob("*") if active(run)]
+    return max(runs, key=active, default=None)

@@ -126,7 +126,8 @@ def test_a_config_that_is_wrong_says_what(build, capsys, text, message):
 def test_an_unknown_config_lists_the_shipped_ones(build, capsys):
     with pytest.raises(SystemExit):
         build("--config", "defualt")
-    assert "default, shd/base" in capsys.readouterr().err.replace("\n", " ")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "default, loggers/tensorboard, loggers/wandb, shd/base" in said
 
 
 def test_the_recipes_page_names_options_and_configs_that_exist(build):

@@ -17,14 +17,12 @@ from numba import types
 from numba.extending import overload
 
 from .. import equations
-from .compile import copy, entry, equation, grown, index, kernel, sum_kernel
+from .compile import cache_aligned, copy, entry, equation, grown, index, kernel, sum_kernel
 from .gaps import coefficients, fill_coefficients
+from .lanes import exceeding
 
 # Events between two stored states.
 SEGMENT = 256
-
-# Neurons of which it is known together whether one of them may cross.
-BLOCK = 64
 
 _flow = equation(equations.flow)
 _adjoint_flow = equation(equations.adjoint_flow)
@@ -52,46 +50,22 @@ def _(values, h):
 
 
 @kernel
-def _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, threshold, bound, able):
-    """Flow over a gap, add a row of weights; how many may cross within the next gap.
+def _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, bound):
+    """Flow over a gap and add a row of weights.
 
     Args:
         reach: next gap / tau_mem.
         bound: [H], written: what V stays below in the next gap.
-        able: [H / BLOCK, rounded up], written: how many of each block may cross.
     """
     r = index(row)
     zero = current.dtype.type(0)
-    size = current.shape[0]
-    total = 0
-    for block in range(able.shape[0]):
-        start = block * BLOCK
-        some = np.int32(0)  # as wide as the numbers compared, for the sake of vectors
-        for j in range(min(BLOCK, size - start)):
-            h = index(start) + index(j)
-            i, v = _flow(current[h], voltage[h], _at(e_syn, h), _at(e_mem, h), _at(psp, h))
-            i += rows[r, h]
-            current[h] = i
-            voltage[h] = v
-            highest = v + max(i - v, zero) * _at(reach, h)
-            bound[h] = highest
-            some = np.int32(some + np.int32(highest >= threshold[h]))
-        able[block] = some
-        total += some
-    return total
-
-
-@kernel
-def _able(bound, threshold, able, found):
-    """The neurons that may cross within the next gap, into ``found``; how many."""
-    count = 0
-    for block in range(able.shape[0]):
-        if able[block] > 0:
-            start = block * BLOCK
-            for j in range(start, min(start + BLOCK, bound.shape[0])):
-                found[index(count)] = j  # no branch: a miss is overwritten by the next
-                count += bound[index(j)] >= threshold[index(j)]
-    return count
+    for j in range(bound.shape[0]):
+        h = index(j)
+        i, v = _flow(current[h], voltage[h], _at(e_syn, h), _at(e_mem, h), _at(psp, h))
+        i += rows[r, h]
+        current[h] = i
+        voltage[h] = v
+        bound[h] = v + max(i - v, zero) * _at(reach, h)
 
 
 @kernel
@@ -194,9 +168,10 @@ def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count
         h = found[j]
         theta = np.float64(threshold[h])
         i, v = np.float64(current[h]), np.float64(voltage[h])
-        if i <= v:
-            continue  # V falls, and will not rise before I does
-        mem, syn = _pick(rate_mem, h), _pick(rate_syn, h)
+        mem = _pick(rate_mem, h)
+        if i <= v or v + (i - v) * best * mem < theta - _SAME * theta:
+            continue  # V falls, and will not rise before I does; or it rises too little
+        syn = _pick(rate_syn, h)
         if v >= theta:
             t = 0.0  # reached to rounding at the event before
         else:
@@ -228,33 +203,31 @@ def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count
 
 @kernel
 def _move(
-    gap, next_gap, current, voltage, rows, row, rate_mem, rate_syn, fastest, threshold,
-    e_syn, e_mem, psp, reach, bound, able,
+    gap, next_gap, current, voltage, rows, row, rate_mem, rate_syn, fastest,
+    e_syn, e_mem, psp, reach, bound,
 ):  # fmt: skip
     """``_arrive`` after ``gap`` s, with ``next_gap`` s to the next event."""
     fill_coefficients(gap, rate_mem, rate_syn, fastest, e_syn, e_mem, psp)
     for j in range(reach.shape[0]):
         reach[j] = next_gap * rate_mem[j]
     if reach.shape[0] == 1:
-        return _arrive(
-            current, voltage, e_syn[0], e_mem[0], psp[0], rows, row, reach[0], threshold,
-            bound, able,
-        )
-    return _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, threshold, bound, able)
+        _arrive(current, voltage, e_syn[0], e_mem[0], psp[0], rows, row, reach[0], bound)
+    else:
+        _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, bound)
 
 
 @kernel
 def _forward_sample(
     times, units, first, end, duration, weight, recurrent, rate_mem, rate_syn, fastest, threshold,
-    v_reset, limit, current, voltage, e_syn, e_mem, psp, reach, bound, able, found,
+    below, v_reset, limit, current, voltage, e_syn, e_mem, psp, reach, bound, found,
     out_times, out_units, out_slopes, out_before, states, places,
 ):  # fmt: skip
     """One sample. Returns its spikes and states; -1 for what it has no room to store."""
     current[:] = 0
     voltage[:] = 0
+    bound[:] = 0
     event, total, stored = first, 0, 0
     now = 0.0
-    hopeful = 0  # neurons that may cross before the next input event
     zero = weight.dtype.type(0)
     keep = states.shape[0] > 0
     is_recurrent = recurrent.shape[0] == threshold.shape[0]
@@ -271,18 +244,18 @@ def _forward_sample(
         gap = max(until - now, 0.0)
         crossing = 0
         t = gap
-        if hopeful > 0 and gap > 0.0:
-            hopeful = _able(bound, threshold, able, found)
+        if gap > 0.0:
+            able = exceeding(bound, below, found)  # may cross before the next input event
             t, crossing = _earliest(
-                current, voltage, gap, threshold, rate_mem, rate_syn, found, hopeful
+                current, voltage, gap, threshold, rate_mem, rate_syn, found, able
             )
         if crossing == 0:
             if event == end:
                 return total, stored
             following = np.float64(times[event + 1]) if event + 1 < end else duration
-            hopeful = _move(
+            _move(
                 gap, max(following - until, 0.0), current, voltage, weight, units[event],
-                rate_mem, rate_syn, fastest, threshold, e_syn, e_mem, psp, reach, bound, able,
+                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
             )  # fmt: skip
             now = until
             event += 1
@@ -300,19 +273,16 @@ def _forward_sample(
             out_before[total + j] = event - first
             voltage[n] = -np.inf  # out of the way of the test, until its reset below
         for j in range(crossing):
-            hopeful = _move(
+            _move(
                 t if j == 0 else 0.0, max(until - now, 0.0), current, voltage, recurrent,
                 found[j] if is_recurrent else 0,
-                rate_mem, rate_syn, fastest, threshold, e_syn, e_mem, psp, reach, bound, able,
+                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
             )  # fmt: skip
         for j in range(crossing):
             n = found[j]
             voltage[n] = v_reset[n]
             rise = max(current[n] - v_reset[n], zero) * _pick(reach, n)
             bound[n] = v_reset[n] + rise
-            if bound[n] >= threshold[n]:
-                hopeful += 1
-                able[n // BLOCK] += 1
         total += crossing
         if total > limit:
             out_times[0] = now  # for the error: these spikes go nowhere
@@ -357,18 +327,19 @@ def forward(
     total, stored = 0, 0
     fastest = max(np.max(rate_mem), np.max(rate_syn))
     # Rounding of the membrane shows in the times of spikes: it is kept in float64.
-    current, voltage = np.empty(size, np.float64), np.empty(size, np.float64)
-    coefficients_of_gap = np.empty((4, rate_mem.shape[0]), np.float64)
-    e_syn, e_mem, psp, reach = coefficients_of_gap
+    membrane = cache_aligned(2, size, np.empty(0, np.float64))
+    current, voltage = membrane[0], membrane[1]
+    constants = np.empty((4, rate_mem.shape[0]), np.float64)
+    e_syn, e_mem, psp, reach = constants[0], constants[1], constants[2], constants[3]
     bound = np.empty(size, dtype)
-    able = np.empty((size + BLOCK - 1) // BLOCK, np.int32)
+    below = np.nextafter(threshold, -dtype.type(np.inf))  # to exceed this is to reach the threshold
     found = np.empty(size + 1, np.int64)
     b = lo
     while b < hi and stopped[0] < 0:
         spikes, kept = _forward_sample(
             times, units, offsets[b], offsets[b + 1], duration, weight, recurrent,
-            rate_mem, rate_syn, fastest, threshold, v_reset, limit,
-            current, voltage, e_syn, e_mem, psp, reach, bound, able, found,
+            rate_mem, rate_syn, fastest, threshold, below, v_reset, limit,
+            current, voltage, e_syn, e_mem, psp, reach, bound, found,
             out_times[total:], out_units[total:], out_slopes[total:], out_before[total:],
             states[stored:], places[stored:],
         )  # fmt: skip
@@ -418,15 +389,15 @@ def _is_spike(event, spike, first_event, first_spike, before):
 @kernel
 def _replay(
     event, spike, stop, first_event, first_spike, end_spike, now, times, units, out_times,
-    out_units, out_before, weight, recurrent, rate_mem, rate_syn, fastest, threshold, v_reset,
-    e_syn, e_mem, psp, reach, bound, able, currents, voltages,
+    out_units, out_before, weight, recurrent, rate_mem, rate_syn, fastest, v_reset,
+    e_syn, e_mem, psp, reach, bound, currents, voltages,
 ):  # fmt: skip
     """The forward pass with its spikes known, from ``event`` and ``spike`` on, ``stop`` events.
 
     Row 0 of ``currents`` and ``voltages`` holds the state to start from, row r + 1 receives the
     state after the r-th event.
     """
-    is_recurrent = recurrent.shape[0] == threshold.shape[0]
+    is_recurrent = recurrent.shape[0] == v_reset.shape[0]
     for row in range(1, stop + 1):
         copy(currents[row], currents[row - 1])
         copy(voltages[row], voltages[row - 1])
@@ -438,14 +409,14 @@ def _replay(
             n = out_units[spike]
             _move(
                 gap, 0.0, currents[row], voltages[row], recurrent, n if is_recurrent else 0,
-                rate_mem, rate_syn, fastest, threshold, e_syn, e_mem, psp, reach, bound, able,
+                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
             )  # fmt: skip
             voltages[row, n] = v_reset[n]
             spike += 1
         else:
             _move(
                 gap, 0.0, currents[row], voltages[row], weight, units[event],
-                rate_mem, rate_syn, fastest, threshold, e_syn, e_mem, psp, reach, bound, able,
+                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
             )  # fmt: skip
             event += 1
 
@@ -456,7 +427,7 @@ def _backward_sample(
     threshold, v_reset, floor, out_times, out_units, out_slopes, out_before, out_offsets,
     states, places, state_offsets, grad_out, mark_worth,
     grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
-    b, a, e_syn, e_mem, psp, reach, bound, able, currents, voltages,
+    b, a, e_syn, e_mem, psp, reach, bound, currents, voltages,
 ):  # fmt: skip
     size = threshold.shape[0]
     zero = weight.dtype.type(0)
@@ -496,8 +467,8 @@ def _backward_sample(
             _replay(
                 e + 1, s + 1, place - places[state] + 1, first_event, first_spike, end_spike,
                 now, times, units, out_times, out_units, out_before, weight, recurrent,
-                rate_mem, rate_syn, fastest, threshold, v_reset, e_syn, e_mem, psp, reach,
-                bound, able, currents, voltages,
+                rate_mem, rate_syn, fastest, v_reset, e_syn, e_mem, psp, reach, bound,
+                currents, voltages,
             )  # fmt: skip
         fires = _is_spike(event, spike, first_event, first_spike, out_before)
         at = out_times[spike] if fires else np.float64(times[event])
@@ -574,11 +545,10 @@ def backward(
     dtype = weight.dtype
     fastest = max(np.max(rate_mem), np.max(rate_syn))
     mems, syns = rate_mem.astype(dtype), rate_syn.astype(dtype)
-    b, a = np.empty(size, dtype), np.empty(size, dtype)
-    coefficients_of_gap = np.empty((4, rate_mem.shape[0]), dtype)
-    e_syn, e_mem, psp, reach = coefficients_of_gap
-    bound = np.empty(size, dtype)
-    able = np.empty((size + BLOCK - 1) // BLOCK, np.int32)
+    work = cache_aligned(3, size, weight)
+    b, a, bound = work[0], work[1], work[2]
+    constants = np.empty((4, rate_mem.shape[0]), dtype)
+    e_syn, e_mem, psp, reach = constants[0], constants[1], constants[2], constants[3]
     # A state may be stored late, by the neurons that cross together.
     rows = SEGMENT + size + 1 if grad_mem.shape[0] > 0 else 0
     currents, voltages = np.empty((rows, size), dtype), np.empty((rows, size), dtype)
@@ -590,7 +560,7 @@ def backward(
             fastest, threshold, v_reset, floor, out_times, out_units, out_slopes, out_before,
             out_offsets, states, places, state_offsets, grad_out, mark_worth,
             grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
-            b, a, e_syn, e_mem, psp, reach, bound, able, currents, voltages,
+            b, a, e_syn, e_mem, psp, reach, bound, currents, voltages,
         )  # fmt: skip
         guarded += acted
         largest = max(largest, jumped)

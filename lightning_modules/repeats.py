@@ -1,0 +1,100 @@
+"""Means, standard deviations, tables and curves of runs that differ in a seed or a fold."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from lightning_modules.comparison import Run
+from lightning_modules.report import console
+from lightning_modules.whole_files import whole_file, write_json
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation (of the sample, with n - 1; of one value: None)."""
+
+    mean: float
+    std: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + (f" ± {self.std:.3f}" if self.std is not None else "")
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one value."""
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.mean(values), std)
+
+
+def spreads(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Of every number that all runs report, by name."""
+    numbers = [
+        {k: v for k, v in one.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        for one in results
+    ]
+    common = [name for name in numbers[0] if all(name in one for one in numbers)]
+    return {name: spread([one[name] for one in numbers])._asdict() for name in common}
+
+
+def by_epoch(runs: Iterable[Run], name: str = "val/accuracy") -> np.ndarray:
+    """[runs, epochs] of a metric, for as many epochs as all runs have."""
+    histories = [[row[name] for row in run.rows() if name in row] for run in runs]
+    length = min(map(len, histories), default=0)
+    return np.array([history[:length] for history in histories])
+
+
+def validation_curves(groups: Mapping[str, np.ndarray], marks: Mapping[str, int]) -> Figure:
+    """Validation accuracy over epochs.
+
+    Args:
+        groups: by label: [runs, epochs]; drawn as the mean, and a band from lowest to highest.
+        marks: by label: an epoch (from 1) to mark.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for number, (label, values) in enumerate(groups.items()):
+        if not values.size:
+            continue
+        epochs = np.arange(1, values.shape[1] + 1)
+        axes.plot(epochs, values.mean(0), color=f"C{number}", linewidth=1.2, label=label)
+        if len(values) > 1:
+            axes.fill_between(
+                epochs, values.min(0), values.max(0), color=f"C{number}", alpha=0.15, linewidth=0
+            )
+        if label in marks:
+            axes.axvline(marks[label], color=f"C{number}", linestyle=":", linewidth=1)
+    axes.set(xlabel="epoch", ylabel="validation accuracy")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def write_summary(
+    folder: Path, stem: str, values: Mapping[str, Any], tables: Mapping[str, Table], text: str,
+    figure: Figure,
+) -> None:  # fmt: skip
+    """``stem.json``, ``stem.md`` and ``stem.png`` in ``folder``; the tables are printed as well."""
+    write_json(folder / f"{stem}.json", values)
+    page = [text]
+    for title, table in tables.items():
+        page += ["", f"## {title}", "", *_markdown(table)]
+        console.print(table)
+    with whole_file(folder / f"{stem}.md") as partial:
+        partial.write_text("\n".join([*page, "", f"![{stem}]({stem}.png)", ""]), encoding="utf-8")
+    with whole_file(folder / f"{stem}.png") as partial:
+        figure.savefig(partial, dpi=120, format="png")
+    print(f"{stem}.json, {stem}.md and {stem}.png: {folder}")
+
+
+def _markdown(table: Table) -> list[str]:
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    lines = ["| " + " | ".join(str(column.header) for column in table.columns) + " |"]
+    lines.append("| " + " | ".join("---" for _ in columns) + " |")
+    return lines + ["| " + " | ".join(row) + " |" for row in zip(*columns, strict=True)]
