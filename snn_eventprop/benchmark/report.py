@@ -329,7 +329,7 @@ def figure(
             labels = [f"{rows[0].case}, {_workers(rows[0])}".replace(", ", "\n") for rows in shapes]
             axis.set_xticks([s + 0.4 - width / 2 for s in range(len(shapes))], labels)
             axis.set(yscale="log", ylabel=name, title="shapes")
-        for axis, (sweep, rows) in zip(panels, swept, strict=True):
+        for axis, (sweep, rows) in zip(panels, swept, strict=False):
             for method in methods:
                 points = [
                     (getattr(row.case, sweep.varied), value(row))
