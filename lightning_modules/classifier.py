@@ -37,6 +37,8 @@ class SpikingClassifier(LightningModule):
         network: sizes, constants and initial weights of the network.
         loss: a loss of snn_eventprop.losses by its class name, say SumLoss. Default: SumExpLoss.
         lr: learning rate of Adam.
+        delay_lr: its learning rate for delays, in s per step (paper: 0.1 ms); whatever changes the
+            learning rate during training changes both by the same factor.
         warmup_steps: optimiser steps over which the learning rate rises linearly from 0 to lr.
         ease_in: let the learning rate start at lr/1000 and grow by a factor 1.05 per step until
             lr, as published; instead of ``warmup_steps``.
@@ -62,6 +64,7 @@ class SpikingClassifier(LightningModule):
         network: NetworkOptions = NetworkOptions(),  # noqa: B008 (frozen)
         loss: ClassificationLoss | None = None,
         lr: float = 1e-3,
+        delay_lr: float = 1e-4,
         warmup_steps: int = 0,
         ease_in: bool = False,
         cosine: bool = False,
@@ -75,6 +78,8 @@ class SpikingClassifier(LightningModule):
         super().__init__()
         if not lr > 0:
             raise ValueError(f"lr must be positive, got {lr!r}")
+        if not delay_lr > 0:
+            raise ValueError(f"delay_lr must be positive (seconds per step), got {delay_lr!r}")
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or positive, got {weight_decay!r}")
         self.save_hyperparameters(logger=False)  # loggers get every option from fit
@@ -89,6 +94,7 @@ class SpikingClassifier(LightningModule):
         if halving_gap < 1:
             raise ValueError(f"halving_gap must be at least 1 epoch, got {halving_gap!r}")
         self.lr = lr
+        self.delay_lr = delay_lr
         self.lr_scale = 1.0  # what HalveOnPlateau has made of the learning rate so far
         self.warmup_steps = warmup_steps
         self.ease_in = ease_in
@@ -223,20 +229,23 @@ class SpikingClassifier(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = list(self.network.named_parameters())
         weights = [p for name, p in named if name.endswith("weight")]
-        constants = [p for name, p in named if not name.endswith("weight")]
-        return torch.optim.AdamW(
-            [
-                {"params": weights, "weight_decay": self.weight_decay},
-                {"params": constants, "weight_decay": 0.0},
-            ],
-            lr=self.lr,
-        )
+        delays = [p for name, p in named if name.endswith("delay")]
+        constants = [p for name, p in named if not name.endswith(("weight", "delay"))]
+        groups: list[dict[str, Any]] = [
+            {"params": weights, "weight_decay": self.weight_decay},
+            {"params": constants, "weight_decay": 0.0},
+        ]
+        self._base_lrs = [self.lr, self.lr]
+        if delays:
+            groups.append({"params": delays, "weight_decay": 0.0})
+            self._base_lrs.append(self.delay_lr)
+        return torch.optim.AdamW(groups, lr=self.lr)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # From the step alone: a schedule without a state resumes anywhere in an epoch.
         factor = self.lr_scale * self._lr_factor(self.trainer.global_step)
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr * factor
+        for group, lr in zip(optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = lr * factor
         self.log_dict(
             {f"gradient_norm/{name}": p.grad.norm() for name, p in self.network.named_parameters()
              if p.grad is not None},

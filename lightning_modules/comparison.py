@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 SIMILARITY = "similarity/"
@@ -99,7 +100,12 @@ def curves(runs: Sequence[Run]) -> Figure:
         if values is not None and seconds is not None:
             _band(over_time, seconds.mean(0), values, label, number)
     over_epochs.set(xlabel="epoch", ylabel="validation accuracy")
-    over_time.set(xlabel="training time (s)", ylabel="validation accuracy", xscale="log")
+    over_time.set(xlabel="training time (s)", ylabel="validation accuracy")
+    low, high = over_time.dataLim.intervalx
+    if low > 0 and high > 10 * low:
+        over_time.set_xscale("log")
+    else:  # within a decade, labels of a logarithmic axis would overlap
+        over_time.set_xlim(left=0)
     spikes.set(xlabel="epoch", ylabel="spikes per neuron")
     over_epochs.legend(fontsize="small")
     for axes, title, metric in zip(
@@ -113,6 +119,10 @@ def curves(runs: Sequence[Run]) -> Figure:
         axes.barh(list(groups), means, color=[f"C{i}" for i in range(len(groups))])
         axes.invert_yaxis()
         axes.set_xlabel(title)
+    for axes in (over_epochs, over_time):
+        axes.set_ylim(bottom=0)
+    for axes in (over_epochs, spikes):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (over_epochs, over_time, spikes):
         axes.grid(alpha=0.3)
     return figure
@@ -141,6 +151,7 @@ def similarity(runs: Sequence[Run]) -> Figure | None:
             values = np.array([[row[name] for row in rows] for rows in picked])
             _band(axes, epochs, values, label, number)
         axes.set(title=name.removeprefix(SIMILARITY), xlabel="epoch", ylim=(-0.25, 1.05))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axhline(0, color="k", linewidth=0.5)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("cosine with the exact gradient")

@@ -195,6 +195,8 @@ def _train(cli: FitCLI) -> dict[str, float]:
         (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
     trainer.fit(model, data, ckpt_path=cli.config.ckpt_path)
 
+    # Before the test: loading best.ckpt takes the history back to the epoch of that checkpoint.
+    rate, seconds = cli.history.samples_per_s(), cli.history.seconds()
     metrics = trainer.callback_metrics.items()
     # Those without a "/" are of single batches, for the progress bar.
     results = {name: float(value) for name, value in metrics if "/" in name}
@@ -202,12 +204,11 @@ def _train(cli: FitCLI) -> dict[str, float]:
         best = cli.run / CHECKPOINTS / "best.ckpt"
         chosen = str(best) if best.exists() else None
         results.update(trainer.test(model, data, ckpt_path=chosen, verbose=False)[0])
-    rate = cli.history.samples_per_s()
     if rate is not None:
         results["samples_per_s"] = rate
     if trainer.is_global_zero:
         write_json(cli.run / RESULTS, {
-            **results, "epochs": trainer.current_epoch, "seconds": cli.history.seconds(),
+            **results, "epochs": trainer.current_epoch, "seconds": seconds,
             **memory(), "complete": True,
         })  # fmt: skip
         console.print(summary(results, f"{data.dataset}, {trainer.current_epoch} epochs"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import diagnostics
+from . import diagnostics, op_cuda  # noqa: F401  (op_cuda registers kernels)
 from .events import SpikeEvents
 from .layers import EventPropLI, EventPropLIF, EventPropNeuron
 from .register import register

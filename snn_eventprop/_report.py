@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 
 class Jumps(NamedTuple):
     guarded: int  # slopes raised to the guard's floor
     largest: float  # largest absolute jump of a = dL/dV
 
 
-_latest: dict[int, Jumps] = {}
+# As the backward pass left them: numbers, or tensors of a GPU that nobody has waited for yet.
+_latest: dict[int, tuple[int | Tensor, float | Tensor]] = {}
 
 
-def record_jumps(tag: int, guarded: int, largest: float) -> None:
-    _latest[tag] = Jumps(int(guarded), float(largest))
+def record_jumps(tag: int, guarded: int | Tensor, largest: float | Tensor) -> None:
+    _latest[tag] = guarded, largest
 
 
 def forget(tag: int) -> None:
@@ -22,4 +25,7 @@ def forget(tag: int) -> None:
 
 
 def latest_jumps(tag: int) -> Jumps | None:
-    return _latest.get(tag)
+    if tag not in _latest:
+        return None
+    guarded, largest = _latest[tag]
+    return Jumps(int(guarded), float(largest))

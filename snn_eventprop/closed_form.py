@@ -74,6 +74,13 @@ def mean_response(
     return response, slope
 
 
+def _samples(offsets: Tensor, events: int) -> Tensor:
+    """Sample of each event, [S]."""
+    return torch.repeat_interleave(
+        torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff(), output_size=events
+    )
+
+
 @operator("snn_eventprop::gathered_response", device_types="cpu")
 def _gathered_response(
     times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
@@ -100,6 +107,18 @@ def _gathered_response(
     return total.to(times.dtype), slopes
 
 
+@_gathered_response.register_kernel("cuda")
+def _gathered_on_gpu(
+    times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
+    tau_syn: Tensor, duration: float, weighting: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch = offsets.numel() - 1
+    response, slopes = mean_response(times.double(), tau_mem, tau_syn, duration, weighting)
+    places = units + num_units * _samples(offsets, units.numel())
+    total = response.new_zeros(batch * num_units).index_add(0, places, response)
+    return total.view(batch, num_units).to(times.dtype), slopes.to(times.dtype)
+
+
 @_gathered_response.register_fake
 def _(times, units, offsets, num_units, tau_mem, tau_syn, duration, weighting):
     return times.new_empty(offsets.shape[0] - 1, num_units), torch.empty_like(times)
@@ -115,6 +134,11 @@ def _spread_slopes(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor)
     work = offsets.diff().numpy()
     over_samples(lambda lo, hi: cpu_readout.apply(lo, hi, *arguments), work)
     return out
+
+
+@_spread_slopes.register_kernel("cuda")
+def _spread_on_gpu(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
+    return slopes * grad[_samples(offsets, units.numel()), units]
 
 
 @_spread_slopes.register_fake
@@ -160,7 +184,7 @@ def mean_membrane(
     if tau_mem.numel() == 1 and tau_syn.numel() == 1:
         # One response per event whatever the output: gather per input unit first.
         constants = (tau_mem.reshape(()), tau_syn.reshape(()), events.duration, weighting)
-        if learned or start.device.type != "cpu":
+        if learned:
             flat = events.samples().mul_(inputs).add_(events.units)
             response = mean_response(start.double(), *constants)[0]
             gathered = response.new_zeros(batch * inputs).index_add(0, flat, response)

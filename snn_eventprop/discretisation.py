@@ -39,7 +39,7 @@ def exponential(tau_mem: Tensor, tau_syn: Tensor, dt: float) -> tuple[Tensor, Te
         dt: bin width in seconds.
     """
     tau_mem, tau_syn = tau_mem.double(), tau_syn.double()
-    step = torch.as_tensor(dt, dtype=torch.float64, device=tau_mem.device)
+    step = torch.full((), dt, dtype=torch.float64, device=tau_mem.device)
     return (
         torch.exp(-step / tau_syn),
         psp_coefficient(step, tau_mem, tau_syn),

@@ -243,7 +243,9 @@ class SpikeEvents:
     def samples(self) -> Tensor:
         """``[S]`` sample index of each event."""
         return torch.repeat_interleave(
-            torch.arange(len(self), device=self.offsets.device), self.offsets.diff()
+            torch.arange(len(self), device=self.offsets.device),
+            self.offsets.diff(),
+            output_size=self.units.numel(),  # which a GPU would have to be waited for
         )
 
     def counts(self) -> Tensor:

@@ -9,6 +9,7 @@ from which layers build event times (``stamps * dt``) or rasters (``to_raster``)
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor
 
 from . import _report
+from ._extras import installed, require
 from ._operator import no_second_derivative, operator
-from .backends import cpu_grid
+from .backends import cpu_delays, cpu_grid
 from .backends.threads import over_samples
+from .delays import LONGEST
 from .discretisation import largest_response
 
 RESETS = {
@@ -27,6 +30,10 @@ RESETS = {
     "zero": cpu_grid.RESET_ZERO,
     "zero_all": cpu_grid.RESET_ZERO_ALL,
 }
+
+# Bins between two stored states, from which the backward pass replays the forward one. A GPU keeps
+# the replayed bins of all samples at once.
+SEGMENT = {"cpu": cpu_grid.SEGMENT, "cuda": 128}
 
 
 class Events(NamedTuple):
@@ -61,6 +68,43 @@ def _array(tensor: Optional[Tensor], dtype: torch.dtype, ndim: int) -> np.ndarra
 
 def _zeros(shape: tuple, like: Tensor, wanted: bool = True) -> Tensor:
     return like.new_zeros(shape if wanted else (0,) * len(shape))
+
+
+def _delay_bins(name: str, delay: Optional[Tensor], shape: tuple[int, int]) -> np.ndarray:
+    """Delays [from, to] in whole bins, [to, from]; none are zeros."""
+    if delay is None:
+        return np.zeros(shape[::-1], np.uint16)
+    check_finite(DIVERGED, **{name: delay})
+    bins = delay.detach().t().contiguous().round().numpy()
+    if bins.size and not 0 <= bins.min() <= bins.max() <= LONGEST:
+        raise ValueError(
+            f"{name} must be 0 to {LONGEST} bins, got {bins.min():g} to {bins.max():g}"
+        )
+    return bins.astype(np.uint16)
+
+
+def _prepared_delays(
+    delay: Optional[Tensor],
+    recurrent_delay: Optional[Tensor],
+    weight: Tensor,
+    recurrent: Optional[Tensor],
+    steps: int,
+    values: Tensor,
+    counts: Tensor,
+    backward: bool,
+) -> Callable[[int, int], Optional[cpu_delays.Delays]]:
+    """For a range of samples, of which each has at most ``counts`` [B] events of a kind."""
+    if delay is None and recurrent_delay is None:
+        return lambda lo, hi: None
+    inputs, size = weight.shape
+    bins = _delay_bins("delay", delay, (inputs, size))
+    recurrent_bins = _delay_bins("recurrent_delay", recurrent_delay, (size, size))
+    rows = weight.detach().t().contiguous().numpy()
+    return lambda lo, hi: cpu_delays.prepare(
+        rows, bins, recurrent_bins if recurrent is not None else recurrent_bins[:0, :0],
+        min(steps, cpu_grid.SEGMENT), int(counts[lo:hi].numpy().max(initial=0)),
+        values.numel() > 0, backward,
+    )  # fmt: skip
 
 
 DIVERGED = "lower the learning rate or clip gradients"
@@ -103,6 +147,8 @@ def _forward(
     record: bool,
     keep_states: bool,
     tag: int,
+    delay: Optional[Tensor],
+    recurrent_delay: Optional[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
     check_finite(
@@ -126,8 +172,12 @@ def _forward(
         _array(spikes0, dtype, 2),
         last_current.numpy(), last_voltage.numpy(), trace.numpy(), states.numpy(),
     )  # fmt: skip
+    delays = _prepared_delays(
+        delay, recurrent_delay, weight, recurrent, steps, values,
+        offsets.diff(), backward=False,
+    )  # fmt: skip
     parts = over_samples(
-        lambda lo, hi: cpu_grid.forward(lo, hi, *arguments),
+        lambda lo, hi: cpu_grid.forward(lo, hi, *arguments, delays(lo, hi)),
         offsets.diff().numpy() + steps,
         per_thread=4,
     )
@@ -156,12 +206,12 @@ def _forward(
 def _(
     bins, units, values, offsets, raster, event_stamps, input_current, weight, recurrent,
     coefficients, v_reset, floor, current0, voltage0, spikes0, slopes0,
-    steps, reset, delayed, record, keep_states, tag,
+    steps, reset, delayed, record, keep_states, tag, delay, recurrent_delay,
 ):  # fmt: skip
     batch, size = offsets.shape[0] - 1, coefficients.shape[1]
     spikes = torch.library.get_ctx().new_dynamic_size()
     new = coefficients.new_empty
-    segments = -(-steps // cpu_grid.SEGMENT)
+    segments = -(-steps // SEGMENT.get(coefficients.device.type, cpu_grid.SEGMENT))
     return (
         new(spikes), new(spikes), new(spikes, dtype=torch.int32), new(spikes, dtype=torch.int64),
         new(spikes), new(batch + 1, dtype=torch.int64), new((batch, size)), new((batch, size)),
@@ -202,7 +252,11 @@ def _backward(
     want_stamps: bool,
     want_dense: bool,
     tag: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    delay: Optional[Tensor],
+    recurrent_delay: Optional[Tensor],
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:
     dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
     s, c, m, threshold = (row.contiguous() for row in coefficients)
     grad_current = _zeros((steps, batch, size), coefficients, want_dense)
@@ -227,32 +281,70 @@ def _backward(
         grad_current0.numpy(), grad_voltage0.numpy(), grad_spikes0.numpy(),
     )  # fmt: skip
 
-    def run(lo: int, hi: int):
-        own_weight = _zeros(tuple(weight.shape), weight, want_weight)
-        own_recurrent = _zeros((size, size), weight, recurrent is not None)
-        own_coefficients = _zeros((4, size), weight)
+    delays = _prepared_delays(
+        delay, recurrent_delay, weight, recurrent, steps, values,
+        torch.maximum(offsets.diff(), out_offsets.diff()), backward=True,
+    )  # fmt: skip
+
+    def run(lo: int, hi: int) -> tuple[list[Tensor], int, float]:
+        synapses = delays(lo, hi)
+        grads = [
+            _zeros(tuple(weight.shape), weight, want_weight and synapses is None),
+            _zeros((size, size), weight, recurrent is not None and synapses is None),
+            _zeros((4, size), weight),
+        ]
         guarded, largest = cpu_grid.backward(
-            lo, hi, *arguments,
-            own_weight.numpy(), own_recurrent.numpy(), own_coefficients.numpy(), *dense,
-        )  # fmt: skip
-        return own_weight, own_recurrent, own_coefficients, guarded, largest
+            lo, hi, *arguments, *(grad.numpy() for grad in grads), *dense, synapses
+        )
+        if synapses is not None:
+            grads += map(torch.from_numpy, cpu_delays.gradients(synapses))
+        return grads, guarded, largest
 
     parts = over_samples(run, offsets.diff().numpy() + steps)
-    if not parts:
-        parts = [(
-            _zeros(tuple(weight.shape), weight, want_weight),
-            _zeros((size, size), weight, recurrent is not None), _zeros((4, size), weight), 0, 0.0,
-        )]  # fmt: skip
-    grad_weight, grad_recurrent, grad_coefficients, _, _ = parts[0]
-    for part in parts[1:]:
-        grad_weight += part[0]
-        grad_recurrent += part[1]
-        grad_coefficients += part[2]
-    _report.record_jumps(tag, sum(p[3] for p in parts), max(float(p[4]) for p in parts))
+    totals, *others = [grads for grads, _, _ in parts] or [run(0, 0)[0]]
+    for grads in others:
+        for total, grad in zip(totals, grads, strict=True):
+            total += grad
+    _report.record_jumps(
+        tag, sum(p[1] for p in parts), max((float(p[2]) for p in parts), default=0.0)
+    )
+    grad_weight, grad_recurrent, grad_coefficients, *of_delays = totals
+    grad_delay, grad_recurrent_delay = weight.new_empty(0, 0), weight.new_empty(0, 0)
+    if of_delays:
+        by_rows = [grad.t().contiguous() for grad in of_delays]
+        grad_weight = by_rows[0] if want_weight else grad_weight
+        grad_recurrent = by_rows[2]
+        if delay is not None:
+            grad_delay = by_rows[1] * weight
+        if recurrent is not None and recurrent_delay is not None:
+            grad_recurrent_delay = by_rows[3] * recurrent
     return (
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
-        grad_current0, grad_voltage0, grad_spikes0,
+        grad_current0, grad_voltage0, grad_spikes0, grad_delay, grad_recurrent_delay,
     )  # fmt: skip
+
+
+@operator("snn_eventprop::delayed_worth", device_types="cpu")
+def _delayed_worth(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor:
+    """What one unit of each input is worth in each bin, ``[T, B, N]``, without delays
+    ``grad_current @ weight.T``: sum over j of weight[i, j] grad_current[k + delay[i, j], :, j]."""
+    steps, batch, size = grad_current.shape
+    inputs = weight.shape[0]
+    worth = grad_current.new_zeros((batch, inputs, steps))
+    arrays = (
+        grad_current.permute(1, 2, 0).contiguous().numpy(), _array(weight, weight.dtype, 2),
+        np.ascontiguousarray(_delay_bins("delay", delay, (inputs, size)).T), worth.numpy(),
+    )  # fmt: skip
+    over_samples(
+        lambda lo, hi: cpu_delays.dense_worth(lo, hi, *arrays), np.full(batch, max(steps, 1))
+    )
+    return worth.permute(2, 0, 1).contiguous()
+
+
+@_delayed_worth.register_fake
+def _(grad_current, weight, delay):
+    steps, batch, _ = grad_current.shape
+    return grad_current.new_empty((steps, batch, weight.shape[0]))
 
 
 @_backward.register_fake
@@ -261,6 +353,7 @@ def _(
     spikes0, slopes0, out_bins, out_units, slopes, out_offsets, states, grad_stamps, grad_marks,
     grad_last_current, grad_last_voltage, grad_trace,
     steps, reset, delayed, want_weight, want_values, want_stamps, want_dense, tag,
+    delay, recurrent_delay,
 ):  # fmt: skip
     batch, size, events = offsets.shape[0] - 1, coefficients.shape[1], bins.shape[0]
     new = coefficients.new_empty
@@ -274,6 +367,10 @@ def _(
         new((batch, size)),
         new((batch, size)),
         new((batch, size) if spikes0 is not None else (0, 0)),
+        new(tuple(weight.shape) if delay is not None else (0, 0)),
+        new(
+            (size, size) if recurrent is not None and recurrent_delay is not None else (0, 0)
+        ),
     )
 
 
@@ -281,7 +378,8 @@ _backward.register_autograd(no_second_derivative)
 
 _FORWARD_ARGUMENTS = (
     "bins units values offsets raster event_stamps input_current weight recurrent coefficients "
-    "v_reset floor current0 voltage0 spikes0 slopes0 steps reset delayed record keep_states tag"
+    "v_reset floor current0 voltage0 spikes0 slopes0 steps reset delayed record keep_states tag "
+    "delay recurrent_delay"
 ).split()
 
 
@@ -294,7 +392,7 @@ def _setup_context(ctx, inputs, output) -> None:
         given["input_current"] if given["keep_states"] else None,  # for the replay alone
         given["weight"], given["recurrent"], given["coefficients"], given["v_reset"],
         given["floor"], given["spikes0"], given["slopes0"],
-        out_bins, out_units, slopes, out_offsets, states,
+        out_bins, out_units, slopes, out_offsets, states, given["delay"], given["recurrent_delay"],
     )  # fmt: skip
     ctx.scalars = (given["steps"], given["reset"], given["delayed"])
     ctx.record, ctx.tag = given["record"], given["tag"]
@@ -304,17 +402,18 @@ def _autograd_backward(
     ctx, grad_stamps, grad_marks, _b, _u, _s, _o, grad_last_current, grad_last_voltage,
     grad_trace, _states,
 ):  # fmt: skip
-    saved = ctx.saved_tensors
+    *saved, delay, recurrent_delay = ctx.saved_tensors
     values, weight = saved[2], saved[5]
     needs = dict(zip(_FORWARD_ARGUMENTS, ctx.needs_input_grad, strict=True))
     want_dense = needs["input_current"] or needs["raster"]
     (
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
-        grad_current0, grad_voltage0, grad_spikes0,
+        grad_current0, grad_voltage0, grad_spikes0, grad_delay, grad_recurrent_delay,
     ) = _backward(
         *saved, grad_stamps, grad_marks, grad_last_current, grad_last_voltage,
         grad_trace if ctx.record else None, *ctx.scalars,
         needs["weight"], needs["values"], needs["event_stamps"], want_dense, ctx.tag,
+        delay, recurrent_delay,
     )  # fmt: skip
     grads = dict.fromkeys(_FORWARD_ARGUMENTS)
     if needs["weight"]:
@@ -325,8 +424,14 @@ def _autograd_backward(
         grads["coefficients"] = grad_coefficients
     if needs["input_current"]:
         grads["input_current"] = grad_current
-    if needs["raster"]:
+    if needs["delay"]:
+        grads["delay"] = grad_delay
+    if needs["recurrent_delay"]:
+        grads["recurrent_delay"] = grad_recurrent_delay
+    if needs["raster"] and delay is None:
         grads["raster"] = grad_current @ weight.T
+    elif needs["raster"]:
+        grads["raster"] = _delayed_worth(grad_current, weight, delay)
     if needs["values"]:
         grads["values"] = grad_values
     if needs["event_stamps"]:
@@ -432,12 +537,26 @@ def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tenso
     return _to_raster(spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold)
 
 
+def has_backend(device: torch.device) -> bool:
+    """Whether the operators run on tensors of this device."""
+    return device.type == "cpu" or (device.type == "cuda" and installed("numba_cuda"))
+
+
 def check_backend(parameter: Tensor) -> None:
-    """Raise unless a backend can run layers with such parameters."""
-    if parameter.device.type != "cpu":
+    """Raise unless a backend can run layers with such parameters.
+
+    Raises:
+        ImportError: the layer is on a GPU, for which an extra is not installed.
+        NotImplementedError: a device without a backend.
+        TypeError: parameters that are neither float32 nor float64.
+    """
+    kind = parameter.device.type
+    if kind == "cuda" and not torch.compiler.is_compiling():
+        require("numba_cuda", extra="cuda")
+    elif kind not in ("cpu", "cuda"):
         raise NotImplementedError(
-            f"the layer is on {parameter.device}, but only the CPU backend exists in this "
-            "version; move the model and its input with .to('cpu')"
+            f"the layer is on {parameter.device}, but only CPU and CUDA backends exist; move the "
+            "model and its input with .to('cpu') or .to('cuda')"
         )
     if parameter.dtype not in (torch.float32, torch.float64):
         raise TypeError(
@@ -478,6 +597,8 @@ def grid_lif(
     delayed: bool = False,
     record: bool = False,
     tag: int = 0,
+    delay: Optional[Tensor] = None,
+    recurrent_delay: Optional[Tensor] = None,
 ) -> GridSpikes:
     """Run a layer of LIF neurons (or integrators: threshold inf) over ``steps`` bins.
 
@@ -498,12 +619,19 @@ def grid_lif(
         delayed: the reset acts in the next step.
         record: return the membrane trace.
         tag: key under which diagnostics of the backward pass are kept.
+        delay: [N, H] bins by which events arrive later, rounded to whole ones; differentiable.
+        recurrent_delay: [H, H], [pre, post], the same for the layer's own spikes.
     """
     check_backend(coefficients)
+    if spikes0 is not None and (delay is not None or recurrent_delay is not None):
+        raise ValueError(
+            "spikes0 knows the last bin alone, but with delays earlier spikes arrive as well; "
+            "give the whole recording at once"
+        )
     keep_states = coefficients.requires_grad and torch.is_grad_enabled()
     out = _forward(
         *events, raster, event_stamps, input_current, weight, recurrent, coefficients, v_reset,
         floor, current0, voltage0, spikes0, slopes0,
-        steps, RESETS[reset], delayed, record, keep_states, tag,
+        steps, RESETS[reset], delayed, record, keep_states, tag, delay, recurrent_delay,
     )  # fmt: skip
     return GridSpikes(*itertools.islice(out, 9))

@@ -33,7 +33,7 @@ def _numpy(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
-def _rates(tau: Tensor) -> Tensor:
+def rates(tau: Tensor) -> Tensor:
     return 1 / tau.detach().double()
 
 
@@ -41,9 +41,23 @@ def _offsets(counts: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate((np.zeros(1, np.int64), np.cumsum(counts))))
 
 
-def _rows(recurrent: Optional[Tensor], like: Tensor) -> Tensor:
+def rows(recurrent: Optional[Tensor], like: Tensor) -> Tensor:
     """Recurrent weights, or the one row of zeros that kernels take for none."""
     return like.new_zeros(1, like.shape[1]) if recurrent is None else recurrent
+
+
+def runaway(name: str, sample: int, limit: int, seconds: float) -> RuntimeError:
+    """The error for a sample that spikes without end."""
+    return RuntimeError(
+        f"{name}: runaway excitation: sample {sample} reached {limit} spikes "
+        f"at t = {seconds:.6g} s; make (recurrent) weights smaller, lower the learning "
+        "rate or clip gradients, or raise max_rate if such rates are wanted"
+    )
+
+
+def of_constants(grad: Tensor, tau: Tensor) -> Tensor:
+    """The gradient of time constants from that of every neuron's own, [H]."""
+    return grad if tau.numel() > 1 or grad.numel() == 1 else grad.sum().reshape(tau.shape)
 
 
 @operator("snn_eventprop::exact_forward", device_types="cpu")
@@ -68,7 +82,7 @@ def _forward(
     dtype, size = weight.dtype, weight.shape[1]
     stopped = np.full(2, -1.0)
     arrays = _numpy(
-        times, units, offsets, weight, _rows(recurrent, weight), _rates(tau_mem), _rates(tau_syn),
+        times, units, offsets, weight, rows(recurrent, weight), rates(tau_mem), rates(tau_syn),
         threshold, v_reset,
     )  # fmt: skip
     before, constants = arrays[:3], arrays[3:]
@@ -80,11 +94,7 @@ def _forward(
         per_thread=4,
     )
     if stopped[0] >= 0:
-        raise RuntimeError(
-            f"{name}: runaway excitation: sample {int(stopped[0])} reached {limit} spikes "
-            f"at t = {stopped[1]:.6g} s; make (recurrent) weights smaller, lower the learning "
-            "rate or clip gradients, or raise max_rate if such rates are wanted"
-        )
+        raise runaway(name, int(stopped[0]), limit, stopped[1])
     if parts:
         joined = [torch.from_numpy(np.concatenate(piece)) for piece in zip(*parts, strict=True)]
     else:
@@ -147,7 +157,7 @@ def _backward(
     dtype, size = weight.dtype, weight.shape[1]
     grad_times = weight.new_zeros(times.shape if want_times else (0,))
     arguments = _numpy(
-        times, units, offsets, weight, _rows(recurrent, weight), _rates(tau_mem), _rates(tau_syn),
+        times, units, offsets, weight, rows(recurrent, weight), rates(tau_mem), rates(tau_syn),
         threshold, v_reset, floor, out_times, out_units, slopes, out_before, out_offsets,
         states, places, state_offsets, grad_out.to(dtype), grad_marks.to(dtype),
     )  # fmt: skip
@@ -155,7 +165,7 @@ def _backward(
     def new_sums() -> list[Tensor]:
         constants = torch.zeros(2, size if keep else 0, dtype=torch.float64)
         return [
-            torch.zeros_like(weight), torch.zeros_like(_rows(recurrent, weight)),
+            torch.zeros_like(weight), torch.zeros_like(rows(recurrent, weight)),
             weight.new_zeros(size), *constants,
         ]  # fmt: skip
 
@@ -175,10 +185,7 @@ def _backward(
     )
     grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn = total
     if keep:
-        grad_mem, grad_syn = (
-            grad if tau.numel() > 1 or size == 1 else grad.sum().reshape(tau.shape)
-            for grad, tau in ((grad_mem, tau_mem), (grad_syn, tau_syn))
-        )
+        grad_mem, grad_syn = of_constants(grad_mem, tau_mem), of_constants(grad_syn, tau_syn)
     return (
         grad_weight, grad_recurrent, grad_threshold,
         grad_mem.clone(), grad_syn.clone(), grad_times,

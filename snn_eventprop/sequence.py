@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import op
+from .drive import LinearDrive
 from .step import remember_spikes
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
@@ -62,7 +63,7 @@ def _last_inverse_slopes(spikes: op.GridSpikes, steps: int, floor: Tensor, drop:
 
 
 def run_sequence(
-    current: Tensor,
+    current: Tensor | LinearDrive,
     *,
     s: Tensor,
     c: Tensor,
@@ -83,7 +84,7 @@ def run_sequence(
     """T steps of I <- I + X[k]; V <- m V + c I; spike where V > threshold; reset; I <- s I.
 
     Args:
-        current: [T, B, ...] X, float32 or float64.
+        current: [T, B, ...] X, float32 or float64; or a sparse ``LinearDrive`` of [T, B, H].
         s, c, m, threshold, v_reset, floor: broadcast against [...] (``v_reset`` has no gradient).
         reset, delayed: as for ``op.grid_lif``.
         current0: [B, ...] I after scaling by s, or None for 0.   membrane0: [B, ...].
@@ -93,16 +94,25 @@ def run_sequence(
         recurrent: [H, H], one row per presynaptic neuron, H neurons numbered over [...].
         trace: return V of every bin.
     """
-    steps, batch, *shape = current.shape
-    flat = current.flatten(2) if shape else current.unsqueeze(2)
-    size = flat.shape[2]
+    if isinstance(current, LinearDrive):
+        raster, weight = current.rows()
+        steps, batch, size, shape = *raster.shape[:2], weight.shape[1], [weight.shape[1]]
+        like = raster
+        inputs = {"raster": raster if raster.requires_grad else None}
+        events = op.dense_events(raster, raster.dtype)
+    else:
+        steps, batch, *shape = current.shape
+        like = current.flatten(2) if shape else current.unsqueeze(2)
+        size = like.shape[2]
+        inputs = {"input_current": like}
+        events, weight = op.no_events(batch, like), like.new_empty(0, size)
 
     def per_neuron(value: Tensor | float) -> Tensor:
-        value = torch.as_tensor(value, dtype=flat.dtype, device=flat.device)
+        value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
         return value.expand(shape).reshape(size)
 
     def per_sample(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.to(flat.dtype).reshape(batch, size)
+        return None if value is None else value.to(like.dtype).reshape(batch, size)
 
     coefficients = torch.stack([per_neuron(value) for value in (s, c, m, threshold)])
     rest = per_neuron(v_reset).detach()
@@ -115,16 +125,16 @@ def run_sequence(
         earlier = earlier.reshape(batch, size)
         slopes0 = 1 / earlier
         if before is None:
-            before = (earlier != 0).to(flat.dtype)
+            before = (earlier != 0).to(like.dtype)
     spikes = op.grid_lif(
-        op.no_events(batch, flat), steps, flat.new_empty(0, size), coefficients, rest, floors,
-        recurrent=recurrent, input_current=flat, current0=per_sample(current0), voltage0=voltage0,
-        spikes0=before, slopes0=slopes0, reset=reset, delayed=delayed, record=trace, tag=tag,
+        events, steps, weight, coefficients, rest, floors,
+        recurrent=recurrent, current0=per_sample(current0), voltage0=voltage0, spikes0=before,
+        slopes0=slopes0, reset=reset, delayed=delayed, record=trace, tag=tag, **inputs,
     )  # fmt: skip
-    raster = op.to_raster(spikes, steps, size, hold=False)
+    out = op.to_raster(spikes, steps, size, hold=False)
     if earlier is not None:
-        raster = _WorthBeforeTheFirstBin.apply(
-            raster, voltage0, coefficients[3], earlier, drop, delayed
+        out = _WorthBeforeTheFirstBin.apply(
+            out, voltage0, coefficients[3], earlier, drop, delayed
         )
     membrane = spikes.last_voltage.view(batch, *shape).clone()
     if membrane.requires_grad:
@@ -132,8 +142,8 @@ def run_sequence(
             inverse = _last_inverse_slopes(spikes, steps, floors, drop)
         remember_spikes(membrane, inverse.view(batch, *shape))
     return Sequence(
-        raster.view(current.shape),
+        out.view(steps, batch, *shape),
         spikes.last_current.view(batch, *shape).clone(),
         membrane,
-        spikes.trace.view(current.shape) if trace else None,
+        spikes.trace.view(steps, batch, *shape) if trace else None,
     )

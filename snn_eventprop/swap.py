@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from .fuse import fuse as _fuse
+from .fuse import unfuse
+
 _Model = TypeVar("_Model", bound=nn.Module)
 
 # Host module -> (our skin, the neurons it has, the host's modules that need no swap).
@@ -109,6 +112,7 @@ def swap(
     *,
     grazing_guard: float = 0.05,
     count_gradient: float = 0.0,
+    fuse: bool = False,
     verbose: bool = True,
 ) -> _Model:
     """Give every neuron of snnTorch or Norse in ``model`` its exact gradient.
@@ -124,6 +128,10 @@ def swap(
         count_gradient: share of the host's surrogate gradient added to the exact one. Losses on
             spike counts or rates (``ce_rate_loss``, ``mse_count_loss``, ...) need it: spikes
             move, they do not appear, so the exact gradient of a count is zero. A heuristic.
+        fuse: let a forward pass with a loop over time run layer by layer: each neuron's steps as
+            one sequence on the fused engine, the linear layer in front folded in. The same spikes
+            and gradients, sooner. ``model.fusion`` tells after a call what was run at once; a
+            forward pass that needs values while it runs stays as written, with one warning.
         verbose: print the table.
 
     Returns:
@@ -137,6 +145,9 @@ def swap(
     target = model if inplace else _copied(model)
     options = {"grazing_guard": grazing_guard, "count_gradient": count_gradient}
     rows = list(_walk(target, _pairs(), options))
+    if fuse:
+        _fuse(target)
+        rows.append(Row("", type(target).__name__, "forward pass runs layer by layer: see .fusion"))
     if verbose:
         print(_table(rows))
         if count_gradient == 0 and any(row.outcome.startswith("swapped") for row in rows):
@@ -151,6 +162,7 @@ def unswap(model: _Model, inplace: bool = False) -> _Model:
     target = model if inplace else _copied(model)
     hosts = {ours: host for host, ours in _pairs().items()}
     for module in target.modules():
+        unfuse(module)
         if type(module) in hosts:
             module._release()  # type: ignore[operator]
             module.__class__ = hosts[type(module)]

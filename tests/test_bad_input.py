@@ -227,7 +227,7 @@ def test_input_on_another_device_is_named(layer):
 def test_devices_without_a_backend_are_named(layer):
     module = LAYERS[layer](device="meta")
     units = 2 if layer == "neuron" else 3
-    with pytest.raises(NotImplementedError, match=r"layer is on meta, but only the CPU backend"):
+    with pytest.raises(NotImplementedError, match=r"layer is on meta, but only CPU and CUDA"):
         module(torch.zeros(5, 1, units, device="meta"))
 
 

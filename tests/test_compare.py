@@ -91,6 +91,16 @@ def test_measuring_similarity_changes_nothing_in_training():
         assert math.isfinite(cosine) and cosine > 0.9
 
 
+def test_time_and_throughput_are_those_of_all_epochs_not_of_the_best():
+    # Weights that hardly move leave the first epoch the best one.
+    fit.main([*TINY, "--trainer.max_epochs", "3", "--model.lr", "1e-12", "--run_dir", "run"])
+    found = json.loads(Path("run/results.json").read_text())
+    history = rows("run")
+    assert len(history) == 3 and found["seconds"] == float(history[-1]["seconds"])
+    rates = sorted(float(row["samples_per_s"]) for row in history)
+    assert found["samples_per_s"] == rates[1]
+
+
 def test_similarity_needs_a_positive_interval():
     with pytest.raises(ValueError, match="every must be at least 1 epoch, got 0"):
         GradientSimilarity(every=0)

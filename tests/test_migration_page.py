@@ -15,5 +15,5 @@ pytest.importorskip("nir")
 def test_every_example_of_the_migration_page_runs():
     page = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     exec("\n".join(blocks), {})

@@ -14,19 +14,24 @@ _SOURCES = [Path(equations.__file__), *sorted(Path(__file__).parent.glob("*.py")
 _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
 
-def cached(**options):
-    """``njit`` whose cache on disk follows the equations and all kernels.
+def follow_sources(compiled):
+    """Make the cache on disk of a compiled function follow the equations and all kernels.
 
     Numba takes a cached kernel for current while the kernel's own file is unchanged, whatever
     happened to the file of a function that was compiled into it.
     """
+    index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if index is not None:  # None where compilation is switched off
+        index._source_stamp = (index._source_stamp, _STAMP)
+    return compiled
+
+
+def cached(**options):
+    """``njit`` with a cache on disk that follows all sources."""
 
     def compile(function):
         compiled = njit(nogil=True, cache=True, **options)(function)
-        index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-        if index is not None:  # None where compilation is switched off
-            index._source_stamp = (index._source_stamp, _STAMP)
-        return _without_literals(compiled)
+        return _without_literals(follow_sources(compiled))
 
     return compile
 

@@ -32,6 +32,7 @@ class Case:
     inputs: int = 700
     outputs: int = 20
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name in ("steps", "hidden", "batch", "events", "inputs", "outputs"):

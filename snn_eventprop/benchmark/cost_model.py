@@ -24,7 +24,7 @@ import numpy as np
 from .cases import Case
 from .epoch import SAMPLES
 from .measure import Progress
-from .peers import OURS, PEERS
+from .peers import PEERS
 from .process import WorkerProcess
 from .report import columns, describe_machine, machine, number
 
@@ -182,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m snn_eventprop.benchmark.cost_model", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--methods", nargs="+", choices=OURS, default=list(OURS))
+    solvers = ("grid", "exact")
+    parser.add_argument("--methods", nargs="+", choices=solvers, default=solvers)
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     parser.add_argument("--repeats", type=int, default=15, help="the least counts (default: 15)")
     parser.add_argument("--quick", action="store_true", help="fewer cases, few samples")

@@ -6,6 +6,8 @@ import ctypes
 import resource
 import sys
 
+import torch
+
 MIB = 2**20
 
 
@@ -51,3 +53,22 @@ class Memory:
     def _usage() -> float:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return used / MIB if sys.platform == "darwin" else used / 1024
+
+
+class DeviceMemory:
+    """The same of what torch has allocated on the GPU."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        self._before = torch.cuda.memory_allocated() / MIB
+
+    def restart(self) -> bool:
+        torch.cuda.reset_peak_memory_stats()
+        return True
+
+    def now(self) -> float:
+        return torch.cuda.memory_allocated() / MIB - self._before
+
+    def peak(self) -> float:
+        return torch.cuda.max_memory_allocated() / MIB - self._before

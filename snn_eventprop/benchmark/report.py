@@ -75,7 +75,7 @@ def legend(rows: Sequence[Row], case: Case) -> str:
     warm_up = any(row.peak_includes_warm_up for row in rows if not row.skipped)
     on_device = any(row.device == "cuda" for row in rows)
     return LEGEND.format(
-        memory="largest that the library's allocator gave out on the device" if on_device else
+        memory="growth of what was allocated on the device" if on_device else
         "growth of each method's own process over\nwhat it held before input and network were made",
         warm_up=" and warm-up too" if warm_up else ", warm-up not",
         spikes=case.spikes, events=case.events, inputs=case.inputs, duration=case.duration,

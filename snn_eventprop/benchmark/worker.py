@@ -23,7 +23,7 @@ from typing import Any, TextIO
 import torch
 
 from .cases import Case, draw_events, draw_targets
-from .memory import MIB, Memory
+from .memory import MIB, DeviceMemory, Memory
 from .peers import method
 from .peers.base import Network
 
@@ -70,7 +70,7 @@ class Worker:
     def build(self, case: dict[str, Any], gain: float | None = None) -> dict[str, Any]:
         """``gain`` scales the input weights; None: as ``case.spikes`` asks for."""
         self.case = Case(**case)
-        self.memory = Memory()
+        self.memory = Memory() if self.device == "cpu" else DeviceMemory()
         events = draw_events(self.case)
         self.network = self._network(self.case)
         self.encoded = self.network.encode(events)

@@ -12,10 +12,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .._skin import host_signature, nonnegative
+from ..drive import LinearDrive
+from ..fuse import entering, recorder
+from ..op import has_backend
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes, spike_slopes
 
 _OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
+_RECURRENT = (host.LIFRecurrent, host.LIFRecurrentCell)
 
 
 class EventPropNeuron(torch.nn.Module):
@@ -41,7 +45,7 @@ class EventPropNeuron(torch.nn.Module):
     # What the host's classes define.
     p: host.LIFParameters
     dt: float
-    record_states: bool
+    record_states: bool = False
     input_weights: Tensor
     recurrent_weights: Tensor
     state_fallback: Callable
@@ -92,14 +96,53 @@ class EventPropNeuron(torch.nn.Module):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
 
-    def _start(self, input_tensor: Tensor, state):
+    def _start(self, input_tensor: Tensor | LinearDrive, state):
         return self.state_fallback(input_tensor) if state is None else state
+
+    def _step(self, input_tensor: Tensor, state):
+        state = self._start(input_tensor, state)
+        running = recorder()
+        if running is None or input_tensor.is_sparse:
+            return self._advance(input_tensor, state)
+        before = _as_dict(state)
+        shape: tuple[int, ...] = input_tensor.shape
+        if "spk" in before:
+            shape = (*shape[:-1], len(self.recurrent_weights))
+        likes = {
+            name: running.like(shape, torch.promote_types(input_tensor.dtype, state.v.dtype))
+            for name in ("spk", "v", "i")
+        }
+        after = running.step(self, input_tensor, before, likes)
+        return after["spk"], _as_state(after, recurrent="spk" in before)
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {}  # states belong to the caller
+
+    def _keep(self, states: dict[str, Tensor]) -> None:
+        pass
+
+    def _run_chain(
+        self, input_tensor: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
+    ) -> tuple[Tensor, dict, dict[str, Tensor]]:
+        """All steps from a state: spikes, states of every step if ``wanted``, last states."""
+        state = _as_state(before, recurrent="spk" in before)
+        if not wanted:
+            spikes, state = self._sequence(input_tensor, state)
+            return spikes, {}, _as_dict(state)
+        history: dict[str, list] = {"spk": [], "v": [], "i": []}
+        for current in (
+            input_tensor.dense() if isinstance(input_tensor, LinearDrive) else input_tensor
+        ):
+            spikes, state = self._advance(current, state)
+            for name, value in {**_as_dict(state), "spk": spikes}.items():
+                history[name].append(value)
+        return torch.stack(history["spk"]), history, _as_dict(state)
 
     def _advance(self, input_tensor: Tensor, state):
         """One step in the host's order of operations: (spikes, state)."""
         p, dt = self.p, self.dt
         sparse = input_tensor.is_sparse
-        recurrent = isinstance(self, (host.LIFRecurrent, host.LIFRecurrentCell))
+        recurrent = isinstance(self, _RECURRENT)
         if recurrent:
             before = state.z.to_dense() if state.z.is_sparse else state.z
             received = input_tensor.to_dense() if sparse else input_tensor
@@ -148,12 +191,16 @@ class EventPropNeuron(torch.nn.Module):
             return spikes, host.LIFState(z=spikes, v=membrane, i=decayed)
         return spikes, host.LIFFeedForwardState(v=membrane, i=decayed)
 
-    def _sequence(self, input_tensor: Tensor, state):
+    def _sequence(self, input_tensor: Tensor | LinearDrive, state):
         state = self._start(input_tensor, state)
-        if self._fusible(input_tensor, state):
+        folded = input_tensor if isinstance(input_tensor, LinearDrive) else None
+        fusible = self._fusible(folded.raster if folded else input_tensor, state)  # type: ignore[arg-type]
+        if folded is not None and not (fusible and folded.prefers_events()):
+            input_tensor = folded.dense()
+        if fusible:
             return self._run_fused(input_tensor, state)
         spikes, states = [], []
-        for current in input_tensor:
+        for current in input_tensor:  # type: ignore[union-attr]
             out, state = self._advance(current, state)
             spikes.append(out)
             states.append(state)
@@ -166,19 +213,28 @@ class EventPropNeuron(torch.nn.Module):
             or input_tensor.ndim < 2
             or input_tensor.numel() == 0
             or input_tensor.dtype not in KERNEL_DTYPES
-            or input_tensor.device.type != "cpu"
+            or not has_backend(input_tensor.device)
             or self.record_states
             or self.count_gradient
             or self.p.v_reset.requires_grad
             or self.p.v_leak.requires_grad
         ) and (not hasattr(state, "z") or bool(((state.z == 0) | (state.z == 1)).all()))
 
-    def _run_fused(self, input_tensor: Tensor, state):
+    def _drive(self, input_tensor: Tensor | LinearDrive) -> Tensor | LinearDrive:
+        """Currents [T, B, ...] as the engine reads them."""
+        if isinstance(input_tensor, LinearDrive):
+            return input_tensor
+        current = input_tensor if input_tensor.ndim > 2 else input_tensor.unsqueeze(1)
+        if not isinstance(self, _RECURRENT):
+            return current
+        drive = LinearDrive(current.flatten(1, -2), self.input_weights)
+        return drive if drive.prefers_events() else drive.dense()
+
+    def _run_fused(self, input_tensor: Tensor | LinearDrive, state):
         p, dt = self.p, self.dt
         recurrent = None
-        current = input_tensor if input_tensor.ndim > 2 else input_tensor.unsqueeze(1)
-        if isinstance(self, host.LIFRecurrent):
-            current = linear(current, self.input_weights).flatten(1, -2)
+        current = self._drive(input_tensor)
+        if isinstance(self, _RECURRENT):
             recurrent = self.recurrent_weights.t().contiguous()
         last, shape = state.i.shape, current.shape[1:]
 
@@ -200,7 +256,7 @@ class EventPropNeuron(torch.nn.Module):
             spikes0=None if recurrent is None else given(state.z),
             recurrent=recurrent, tag=id(self),
         )  # fmt: skip
-        spikes = out.spikes.reshape(len(input_tensor), *last)
+        spikes = out.spikes.reshape(-1, *last)
         i = (out.current * decay).reshape(last)
         v = out.membrane.reshape(last) + p.v_leak
         if out.membrane.requires_grad:
@@ -219,29 +275,40 @@ class EventPropNeuron(torch.nn.Module):
         return self.count_gradient * slope
 
 
+def _as_dict(state) -> dict[str, Tensor]:
+    """The fields of a state; the spikes of a recurrent one under the name of the spikes."""
+    return {"spk" if name == "z" else name: value for name, value in state._asdict().items()}
+
+
+def _as_state(values: dict[str, Tensor], *, recurrent: bool):
+    if recurrent:
+        return host.LIFState(z=values["spk"], v=values["v"], i=values["i"])
+    return host.LIFFeedForwardState(v=values["v"], i=values["i"])
+
+
 class LIFCell(EventPropNeuron, host.LIFCell):
     """``norse.torch.LIFCell``, whose gradient converges to the exact one as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
-        return self._advance(input_tensor, self._start(input_tensor, state))
+        return self._step(input_tensor, state)
 
 
 class LIFRecurrentCell(EventPropNeuron, host.LIFRecurrentCell):
     """``norse.torch.LIFRecurrentCell``, gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
-        return self._advance(input_tensor, self._start(input_tensor, state))
+        return self._step(input_tensor, state)
 
 
 class LIF(EventPropNeuron, host.LIF):
     """``norse.torch.LIF`` over a sequence [T, ...], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
-        return self._sequence(input_tensor, state)
+        return self._sequence(*entering(input_tensor, state))
 
 
 class LIFRecurrent(EventPropNeuron, host.LIFRecurrent):
     """``norse.torch.LIFRecurrent`` over a sequence [T, ..., N], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
-        return self._sequence(input_tensor, state)
+        return self._sequence(*entering(input_tensor, state))

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from .._skin import host_signature, nonnegative
+from ..drive import LinearDrive
+from ..fuse import entering, recorder
+from ..op import has_backend
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import Reset, earlier_spikes, emit, inverse_slopes
 from ._surrogates import portable
@@ -156,9 +159,39 @@ class EventPropNeuron(torch.nn.Module):
 
     def _call(self, input_: Tensor, **given: Tensor | None):
         if self.multi_step:
+            input_, given = entering(input_, given)
             return self.sequence(input_, trace=False, **given)
         self._start(given, input_)
-        return self._returned(self._advance(input_))
+        running = recorder()
+        if running is None:
+            return self._returned(self._advance(input_))
+        like = running.like(input_.shape, input_.dtype)
+        likes = dict.fromkeys(("spk", *self._states), like)
+        after = running.step(self, input_, self._kept(), likes)
+        self._keep({name: after[name] for name in self._states})
+        return self._returned(after["spk"])
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._states}
+
+    def _keep(self, states: dict[str, Tensor]) -> None:
+        for name, value in states.items():
+            setattr(self, name, value)
+
+    def _run_chain(
+        self, input_: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
+    ) -> tuple[Tensor, dict, dict[str, Tensor]]:
+        """All steps from a state: spikes, states of every step if ``wanted``, last states."""
+        self._keep(before)
+        if wanted <= {"mem"}:
+            spikes, membranes = self._run(input_, bool(wanted))
+            return spikes, {"mem": membranes} if wanted else {}, self._kept()
+        history: dict[str, list] = {name: [] for name in ("spk", *wanted)}
+        for current in input_.dense() if isinstance(input_, LinearDrive) else input_:
+            history["spk"].append(self._advance(current))
+            for name in wanted:
+                history[name].append(getattr(self, name))
+        return torch.stack(history["spk"]), history, self._kept()
 
     def sequence(self, input_: Tensor, *, trace: bool = False, **states: Tensor | None):
         """A whole sequence [T, B, ...] at once; equal to T calls of ``forward``.
@@ -174,15 +207,23 @@ class EventPropNeuron(torch.nn.Module):
         unknown = set(states) - set(self._states)
         if unknown:
             raise TypeError(f"unknown states {sorted(unknown)}; this layer has {self._states}")
-        self._start(states, input_.new_empty(input_.shape[1:]))
-        if self._fusible(input_):
-            spikes, history = self._run_fused(input_, trace)
-        else:
-            spikes, history = self._run_steps(input_, trace)
+        first = torch.empty(input_.shape[1:], dtype=input_.dtype, device=input_.device)
+        self._start(states, first)
+        spikes, history = self._run(input_, trace)
         returned = self._returned(spikes)
         if not trace:
             return returned
         return (*returned[:-1], history) if isinstance(returned, tuple) else (returned, history)
+
+    def _run(self, input_: Tensor | LinearDrive, trace: bool) -> tuple[Tensor, Tensor | None]:
+        """All steps from the present state: spikes, and the membrane of every step if asked."""
+        fusible = self._fusible(input_.raster if isinstance(input_, LinearDrive) else input_)
+        if isinstance(input_, LinearDrive) and not (fusible and input_.prefers_events()):
+            input_ = input_.dense()
+        if fusible:
+            return self._run_fused(input_, trace)
+        assert isinstance(input_, Tensor)
+        return self._run_steps(input_, trace)
 
     def _run_steps(self, input_: Tensor, trace: bool) -> tuple[Tensor, Tensor | None]:
         spikes, membranes = [], []
@@ -202,7 +243,7 @@ class EventPropNeuron(torch.nn.Module):
             input_.numel() == 0
             or input_.ndim < 2
             or input_.dtype not in KERNEL_DTYPES
-            or input_.device.type != "cpu"
+            or not has_backend(input_.device)
             or self.state_quant
             or self.count_gradient
             or self.reset_mechanism == "none"
@@ -220,15 +261,18 @@ class EventPropNeuron(torch.nn.Module):
             and torch.equal(self.spk, fired.to(self.spk.dtype))
         )
 
-    def _run_fused(self, input_: Tensor, trace: bool) -> tuple[Tensor, Tensor | None]:
+    def _run_fused(
+        self, input_: Tensor | LinearDrive, trace: bool
+    ) -> tuple[Tensor, Tensor | None]:
         alpha = self.alpha.clamp(0, 1) if "syn" in self._states else torch.zeros_like(self.beta)
         beta = self.beta.clamp(0, 1)
         recurrent = None
         if "spk" in self._states:
             assert isinstance(self.recurrent, torch.nn.Linear)  # see _fusible
             recurrent = self.recurrent.weight.t().contiguous()
-            if self.recurrent.bias is not None:
-                input_ = input_ + self.recurrent.bias
+            bias = self.recurrent.bias
+            if bias is not None:
+                input_ = input_.plus(bias) if isinstance(input_, LinearDrive) else input_ + bias
         before = self.spk if recurrent is not None else None
         if before is None and self.reset_delay:
             before = self.mem > self.threshold

@@ -34,6 +34,7 @@ def _ours(label: str, network: str) -> Peer:
 
 PEERS = {
     "grid": _ours("ours, grid", "Grid"),
+    "grid-delays": _ours("ours, grid, learned delays", "GridDelays"),
     "exact": _ours("ours, exact", "Exact"),
     "snntorch": Peer("snnTorch BPTT", "snntorch", "SnnTorchTutorial", "snntorch", "snntorch"),
     "snntorch-hoisted": Peer(
@@ -48,7 +49,7 @@ PEERS = {
         "jaxsnn EventProp (JAX)", "jaxsnn", "Jaxsnn", "jaxsnn", "jaxsnn", dense=False, slow=True
     ),
 }
-OURS = ("grid", "exact")
+OURS = ("grid", "grid-delays", "exact")
 BASELINE = "snntorch"
 DEFAULT = tuple(name for name, peer in PEERS.items() if not peer.slow)
 REFERENCE = "reference"

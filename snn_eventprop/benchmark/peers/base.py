@@ -53,7 +53,7 @@ class Network(ABC):
         return None
 
     def peak_device_memory(self) -> int | None:
-        """Largest number of bytes that the device held at once, where the library counts them."""
+        """Largest number of bytes that a GPU held, where that is not torch's to know."""
         return None
 
 
@@ -112,9 +112,6 @@ class TorchNetwork(Network):
         """A GPU works on while Python goes ahead: the clock is read once it is done."""
         if self.device == "cuda":
             torch.cuda.synchronize()
-
-    def peak_device_memory(self) -> int | None:
-        return torch.cuda.max_memory_allocated() if self.device == "cuda" else None
 
 
 class DenseNetwork(TorchNetwork):

@@ -14,6 +14,7 @@ from .base import TorchNetwork
 class Grid(TorchNetwork):
     solver: Solver = "grid"
     dtype = torch.float32
+    delay_steps = 0  # longest delay of input and recurrent synapses
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
@@ -21,7 +22,10 @@ class Grid(TorchNetwork):
         self.hidden = EventPropLIF(
             case.inputs, case.hidden, recurrent=True, tau_mem=TAU_MEM, tau_syn=TAU_SYN,
             dt=case.dt, solver=self.solver, dtype=self.dtype,
+            max_delay=self.delay_steps * case.dt or None,
         )  # fmt: skip
+        if self.hidden.max_delay is not None:
+            self.hidden.reset_delays(self.hidden.max_delay, self.hidden.max_delay)
         self.readout = EventPropLI(
             case.hidden, case.outputs, tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=case.dt,
             dtype=self.dtype,
@@ -45,6 +49,12 @@ class Grid(TorchNetwork):
     def forward(self, encoded: SpikeEvents, target: Tensor) -> Tensor:
         averages = self.readout.integral(self.hidden(encoded), "exponential")
         return self.loss.from_logits(self.loss.scale * averages, target)
+
+
+class GridDelays(Grid):
+    remark = "learned delays of up to 62 steps"
+    differs = "it has delays"
+    delay_steps = 62
 
 
 class Exact(Grid):

@@ -1,0 +1,375 @@
+"""Tensors that are not computed yet and take down what is done with them.
+
+A function runs once with ``Deferred`` tensors, which know shapes and types but hold no values.
+What it does with them becomes a graph of ``Node``, which can be rearranged and is computed at the
+end. Whatever needs values of neurons at once (``if``, ``.item()``, writing into a tensor, an
+autograd function) raises ``NotDeferrable``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_state = threading.local()
+
+
+class NotDeferrable(Exception):
+    """The values are needed while the function runs."""
+
+
+def mapped(function: Callable, tree: Any) -> Any:
+    """The same nest of tuples, lists and dictionaries with ``function`` of each leaf."""
+    if isinstance(tree, (tuple, list)):
+        parts = [mapped(function, part) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if type(tree) in (dict, OrderedDict):
+        return type(tree)((key, mapped(function, part)) for key, part in tree.items())
+    return function(tree)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, (tuple, list)):
+        for part in tree:
+            yield from leaves(part)
+    elif type(tree) in (dict, OrderedDict):
+        yield from leaves(list(tree.values()))
+    else:
+        yield tree
+
+
+class Node:
+    """A value that is computed from those of other nodes."""
+
+    value: Any = None
+    done = False
+    started = False
+    free = False  # computed from inputs alone, not from neurons: known whenever it must be
+
+    def needs(self) -> Sequence[Node]:
+        return ()
+
+    def compute(self) -> Any:
+        raise NotImplementedError
+
+    def use(self) -> None:
+        """Somebody other than the next step of a neuron wants the value."""
+
+
+class Known(Node):
+    """A value that exists."""
+
+    done = free = True
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Call(Node):
+    """``function(*args, **kwargs)``, with nodes among the arguments."""
+
+    def __init__(self, function: Callable, args: Sequence[Any], kwargs: dict | None = None) -> None:
+        self.function, self.args, self.kwargs = function, tuple(args), kwargs or {}
+        self._needs = [
+            leaf for leaf in leaves((*self.args, *self.kwargs.values())) if isinstance(leaf, Node)
+        ]
+        for node in self._needs:
+            node.use()
+        self.free = all(node.free for node in self._needs)
+
+    def needs(self) -> Sequence[Node]:
+        return self._needs
+
+    def compute(self) -> Any:
+        return self.function(*mapped(_value, self.args), **mapped(_value, self.kwargs))
+
+
+def _value(leaf: Any) -> Any:
+    return leaf.value if isinstance(leaf, Node) else leaf
+
+
+def evaluate(nodes: Iterable[Node]) -> None:
+    """Compute nodes and all they need, in the order in which they were asked for."""
+    stack = list(nodes)[::-1]
+    while stack:
+        node = stack[-1]
+        if node.done:
+            stack.pop()
+            continue
+        missing = [other for other in node.needs() if not other.done]
+        if missing:
+            if node.started:
+                raise NotDeferrable("a layer feeds back into an earlier one")
+            node.started = True
+            stack += missing[::-1]
+            continue
+        node.value, node.done = node.compute(), True
+        stack.pop()
+
+
+class Deferred(Tensor):
+    """A tensor that is not computed yet."""
+
+    node: Node
+
+    @staticmethod
+    def __new__(cls, like: Tensor, device: torch.device, node: Node) -> Deferred:
+        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, like.shape, dtype=like.dtype, device=device, requires_grad=like.requires_grad
+        )
+        made.node = node
+        return made
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Deferred({tuple(self.shape)}, {self.dtype})"
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        recorder = active()
+        with torch._C.DisableTorchFunctionSubclass():
+            if _is_metadata(func):
+                return func(*args, **(kwargs or {}))
+            if recorder is not None:
+                return recorder.call(func, args, kwargs or {})
+        return func(*mapped(_after_the_fact, args), **mapped(_after_the_fact, kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[override]
+        raise NotDeferrable(f"{func} acts on values below PyTorch's Python functions")
+
+
+def _after_the_fact(leaf: Any) -> Any:
+    if not isinstance(leaf, Deferred):
+        return leaf
+    if not leaf.node.done:
+        raise RuntimeError(
+            "this tensor was made inside a forward pass that runs layer by layer, and is neither "
+            "among its results nor an attribute of a module: return it, or swap without fuse=True"
+        )
+    return leaf.node.value
+
+
+_METADATA = {
+    getattr(Tensor, name)
+    for name in (
+        "size", "dim", "ndimension", "numel", "nelement", "__len__", "is_floating_point",
+        "is_complex", "element_size", "get_device", "__hash__",
+    )
+}  # fmt: skip
+_METADATA_FIELDS = {
+    getattr(Tensor, name)
+    for name in (
+        "shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_sparse", "is_cuda",
+        "is_leaf", "is_meta", "is_quantized", "is_nested", "is_mps", "is_xpu", "_version",
+        "grad_fn", "itemsize",
+    )
+}  # fmt: skip
+_ZERO = (torch.zeros_like, torch.ones_like, torch.full_like)
+_INPLACE = {f"__i{name}__" for name in (
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"
+)} | {"__setitem__", "__set__"}  # fmt: skip
+
+
+def _is_metadata(function: Any) -> bool:
+    if getattr(function, "__name__", "") == "__get__":
+        return function.__self__ in _METADATA_FIELDS
+    return function in _METADATA
+
+
+@functools.cache
+def _inplace_position(function: Callable) -> int | None:
+    try:
+        return list(inspect.signature(function).parameters).index("inplace")
+    except (ValueError, TypeError):
+        return None
+
+
+def _writes(function: Any, args: Sequence[Any], kwargs: dict) -> bool:
+    name = getattr(function, "__name__", "")
+    if name in _INPLACE or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs:
+        return True
+    position = _inplace_position(function)
+    return bool(
+        kwargs.get("inplace", position is not None and len(args) > position and args[position])
+    )
+
+
+class Recorder:
+    """Takes down a function of tensors. A context: inside it, ``active()`` is this object."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Any, Any] = {}
+        self._selected: dict[tuple[int, int], Deferred] = {}
+        self._known: dict[Any, Deferred] = {}
+        self._modes = self._present_modes()
+
+    def __enter__(self) -> Recorder:
+        _state.recorder = self
+        return self
+
+    def __exit__(self, *error) -> None:
+        _state.recorder = None
+
+    @staticmethod
+    def _present_modes() -> tuple[bool, bool, bool]:
+        return (
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_autocast_enabled("cuda"),
+        )
+
+    def defer(self, value: Any) -> Any:
+        """A tensor as one that is computed later; anything else as it is."""
+        if not isinstance(value, Tensor) or isinstance(value, Deferred):
+            return value
+        return Deferred(value, value.device, Known(value))
+
+    def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
+        """The result of ``func``, one of PyTorch's functions, as tensors to be computed later."""
+        if _writes(func, args, kwargs):
+            raise NotDeferrable(f"{getattr(func, '__name__', func)} writes into a tensor")
+        if self._present_modes() != self._modes:
+            why = "it changes the grad or autocast mode, or calls an autograd.Function"
+            return self._now(func, args, kwargs, why, differentiable=False)
+        if func in _ZERO:
+            like = torch.empty((), dtype=args[0].dtype, device=args[0].device)
+            return func(like.expand(args[0].shape).contiguous(), *args[1:], **kwargs)
+        if func in (Tensor.unbind, torch.unbind) and (*args[1:], *kwargs.values()) in ((), (0,)):
+            return tuple(self._select(args[0], k) for k in range(args[0].shape[0]))
+        if func is Tensor.__getitem__ and type(args[1]) is int and args[0].ndim:
+            length = args[0].shape[0]
+            if not -length <= args[1] < length:
+                raise IndexError(f"index {args[1]} is out of bounds for {length} steps")
+            return self._select(args[0], args[1] % length)
+        return self._record(func, args, kwargs)
+
+    def _now(
+        self, func: Any, args: Sequence[Any], kwargs: dict, why: str, *, differentiable: bool
+    ) -> Any:
+        """The result with values, if they are known already.
+
+        Where a gradient would have to pass through what comes around ``func``, which nobody has
+        taken down (the apply of an autograd.Function), only without gradients.
+        """
+        given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Deferred)]
+        if not all(t.node.free and (differentiable or not t.requires_grad) for t in given):
+            raise NotDeferrable(why)
+        evaluate(t.node for t in given)
+        return func(*mapped(_after_the_fact, args), **mapped(_after_the_fact, kwargs))
+
+    def _select(self, source: Tensor, step: int) -> Deferred:
+        node = node_of(source)
+        key = (id(node), step)
+        if key not in self._selected:
+            like = torch.empty(
+                source.shape[1:], dtype=source.dtype, device="meta",
+                requires_grad=source.requires_grad,
+            )  # fmt: skip
+            self._selected[key] = Deferred(
+                like, source.device, Call(torch.select, (node, 0, step))
+            )
+        return self._selected[key]
+
+    def _record(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
+        node = Call(func, mapped(_as_node, args), mapped(_as_node, kwargs))
+        # Some functions of the same tensors, such as a layer's of an image shown in every step.
+        key = _same(func, node) if func in REPEATABLE else None
+        if key is not None and key in self._known:
+            return self._known[key]
+        try:
+            like, device = self._like(func, args, kwargs)
+        except NotDeferrable as error:
+            return self._now(func, args, kwargs, str(error), differentiable=True)
+        if isinstance(like, Tensor):
+            made = Deferred(like, device, node)
+            if key is not None:
+                self._known[key] = made
+            return made
+        if isinstance(like, (tuple, list)) and all(isinstance(part, Tensor) for part in like):
+            return tuple(
+                Deferred(part, device, Call(lambda whole, i=i: whole[i], (node,)))
+                for i, part in enumerate(like)
+            )
+        why = f"{getattr(func, '__name__', func)} needs values"
+        return self._now(func, args, kwargs, why, differentiable=True)
+
+    def _like(self, func: Any, args: Sequence[Any], kwargs: dict) -> tuple[Any, torch.device]:
+        """What the result looks like, on the meta device."""
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        device = next(t.device for t in tensors if isinstance(t, Deferred))
+        if any(t.device != device and t.ndim for t in tensors):
+            raise NotDeferrable("tensors of several devices meet")
+        try:
+            key: Any = (func, _key(_description, args), _key(_description, kwargs))
+            if key in self._shapes:
+                return self._shapes[key], device
+        except TypeError:  # not hashable
+            key = None
+        try:
+            like = func(*mapped(_on_meta, args), **mapped(_on_meta, kwargs))
+        except Exception as error:
+            name = getattr(func, "__name__", func)
+            raise NotDeferrable(f"{name} needs values ({error})") from error
+        if key is not None:
+            self._shapes[key] = like
+        return like, device
+
+
+# Functions without side effects or chance, whose results may be shared.
+REPEATABLE: set[Any] = set()
+
+
+def _same(func: Any, node: Call) -> Any:
+    try:
+        key = func, _key(_identity, node.args), _key(_identity, node.kwargs)
+        hash(key)
+        return key
+    except TypeError:
+        return None
+
+
+def _key(function: Callable, tree: Any) -> Any:
+    if isinstance(tree, (tuple, list)):
+        return type(tree), *(_key(function, part) for part in tree)
+    if type(tree) in (dict, OrderedDict):
+        return tuple((name, _key(function, part)) for name, part in tree.items())
+    return function(tree)
+
+
+def _identity(leaf: Any) -> Any:
+    return id(leaf) if isinstance(leaf, (Node, Tensor)) else (type(leaf), leaf)
+
+
+def _description(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.dtype, leaf.requires_grad
+    return type(leaf), leaf
+
+
+def _on_meta(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return torch.empty(
+        leaf.shape, dtype=leaf.dtype, device="meta", requires_grad=leaf.requires_grad
+    )
+
+
+def _as_node(leaf: Any) -> Any:
+    return leaf.node if isinstance(leaf, Deferred) else leaf
+
+
+def node_of(value: Tensor) -> Node:
+    """The node behind a tensor, which may be an ordinary one."""
+    return value.node if isinstance(value, Deferred) else Known(value)
+
+
+def active() -> Any:
+    """The recorder of the function that is running, if one is."""
+    return None if torch.compiler.is_compiling() else getattr(_state, "recorder", None)
