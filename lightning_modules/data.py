@@ -79,7 +79,8 @@ class SpokenDigits(LightningDataModule):
         delay_step: time between one copy and the next in s (paper: 0.03).
         transform: a tonic transform of events, applied to every sample of every split before
             augmentation (a Python call per sample, hence slow).
-        num_workers: processes that prepare batches; 0: the main process, which is fast enough.
+        num_workers: threads that prepare batches (processes, where there is a ``transform``);
+            0: they are made when they are asked for, which is fast enough for a CPU.
         pin_memory: page-locked batches, for GPUs; None: if a GPU is there.
         cache_dir: where packed files are kept; default ``~/.cache/snn-eventprop``.
 
@@ -363,7 +364,9 @@ class SpokenDigits(LightningDataModule):
         if trainer is not None:
             sampler.set_epoch(trainer.current_epoch)
         pin = torch.cuda.is_available() if self.pin_memory is None else self.pin_memory
-        return EventLoader(
+        if self.transform is None:
+            return EventLoader(dataset, sampler, threads=self.num_workers, pin_memory=pin)
+        return EventLoader(  # a transform is Python code, of which threads run one at a time
             dataset, sampler, num_workers=self.num_workers, pin_memory=pin,
             persistent_workers=self.num_workers > 0,
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,9 +211,20 @@ class EventLoader(DataLoader):
 
     ``state_dict`` says how many batches of which epoch were handed out; after ``load_state_dict``
     the next pass, if it is of that epoch, starts there. Lightning stores it in checkpoints.
+
+    Args:
+        dataset: maps a ``BatchKey`` to a ``Batch``.
+        sampler: yields ``BatchKey``s.
+        threads: that prepare batches ahead, beside or instead of ``num_workers`` processes: what
+            gathers and augments releases Python's lock, and batches then need not be copied from
+            process to process. 0: batches are made when they are asked for.
+        options: of ``DataLoader``.
     """
 
-    def __init__(self, dataset: EventDataset, sampler: EventSampler, **options: Any) -> None:
+    def __init__(
+        self, dataset: EventDataset, sampler: EventSampler, *, threads: int = 0, **options: Any
+    ) -> None:
+        self.threads = threads
         super().__init__(
             dataset, batch_size=None, sampler=sampler, collate_fn=_unchanged, **options
         )
@@ -225,11 +239,29 @@ class EventLoader(DataLoader):
         sampler.start = resume[1] if resume and resume[0] == sampler.epoch else 0
         self._handed_out = sampler.start
         try:
-            for batch in super().__iter__():
+            for batch in self._ahead() if self.threads else super().__iter__():
                 self._handed_out += 1
                 yield batch
         finally:
             sampler.start = 0
+
+    def _ahead(self) -> Iterator[Batch]:
+        """The batches in order, each thread at work on one and one more waiting for it."""
+        with ThreadPoolExecutor(self.threads, "snn_eventprop_loader") as pool:
+            keys = iter(self.sampler)
+            made = deque(pool.submit(self._make, key) for key in islice(keys, 2 * self.threads))
+            try:
+                while made:
+                    batch = made.popleft().result()
+                    made.extend(pool.submit(self._make, key) for key in islice(keys, 1))
+                    yield batch
+            finally:  # the loop over batches was left
+                for job in made:
+                    job.cancel()
+
+    def _make(self, key: BatchKey) -> Batch:
+        batch = self.dataset[key]
+        return Batch(*(part.pin_memory() for part in batch)) if self.pin_memory else batch
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from shd_layout import CLASSES, SPEAKERS, random_samples, write_shd_file
 pytest.importorskip("lightning")
 pytest.importorskip("tonic")
 
+import tonic
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -238,17 +240,30 @@ def test_order_changes_with_the_epoch_and_comes_back_with_the_seed(make):
     assert epoch(0) != epoch(0, seed=1)
 
 
-def test_workers_make_the_same_batches(make):
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_workers_make_the_same_batches(make, kind):
+    transform = tonic.transforms.TimeJitter(std=100) if kind == "processes" else None
     options = dict(
         batch_size=8, channel_shift=40, blend=0.5, event_dropout=0.1, time_jitter=1e-3,
-        delay_copies=2,
+        delay_copies=2, transform=transform,
     )
     alone = make(**options).train_dataloader()
     helped = make(num_workers=2, **options).train_dataloader()
+    assert (helped.threads, helped.num_workers) == ((2, 0) if kind == "threads" else (0, 2))
     for epoch in range(2):
         alone.sampler.set_epoch(epoch)
         helped.sampler.set_epoch(epoch)
         assert content(alone) == content(helped)
+
+
+def test_a_loop_over_batches_may_be_left(make):
+    loader = make(num_workers=2, batch_size=4).train_dataloader()
+    running = threading.active_count()
+    for _ in range(3):
+        for batch in loader:
+            assert len(batch.labels) == 4
+            break
+    assert threading.active_count() <= running
 
 
 def test_delay_line_is_part_of_every_split(make):
