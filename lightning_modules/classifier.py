@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lightning_modules.loader import Batch
 from lightning_modules.methods import Method, build_network
-from lightning_modules.metrics import SilentShare, SpikesPerNeuron
+from lightning_modules.metrics import Share, SilentShare, SpikesPerNeuron
 from lightning_modules.network import NetworkOptions, Outcome
 from lightning_modules.recipe import HalveOnPlateau, LiftSilent, ease_in
 from snn_eventprop import SpikeEvents, diagnostics
@@ -37,6 +37,8 @@ class SpikingClassifier(LightningModule):
         network: sizes, constants and initial weights of the network.
         loss: a loss of snn_eventprop.losses by its class name, say SumLoss. Default: SumExpLoss.
         lr: learning rate of Adam.
+        delay_lr: its learning rate for delays, in s per step (paper: 0.1 ms); whatever changes the
+            learning rate during training changes both by the same factor.
         warmup_steps: optimiser steps over which the learning rate rises linearly from 0 to lr.
         ease_in: let the learning rate start at lr/1000 and grow by a factor 1.05 per step until
             lr, as published; instead of ``warmup_steps``.
@@ -62,6 +64,7 @@ class SpikingClassifier(LightningModule):
         network: NetworkOptions = NetworkOptions(),  # noqa: B008 (frozen)
         loss: ClassificationLoss | None = None,
         lr: float = 1e-3,
+        delay_lr: float = 1e-4,
         warmup_steps: int = 0,
         ease_in: bool = False,
         cosine: bool = False,
@@ -75,6 +78,8 @@ class SpikingClassifier(LightningModule):
         super().__init__()
         if not lr > 0:
             raise ValueError(f"lr must be positive, got {lr!r}")
+        if not delay_lr > 0:
+            raise ValueError(f"delay_lr must be positive (seconds per step), got {delay_lr!r}")
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay must be 0 or positive, got {weight_decay!r}")
         self.save_hyperparameters(logger=False)  # loggers get every option from fit
@@ -89,6 +94,7 @@ class SpikingClassifier(LightningModule):
         if halving_gap < 1:
             raise ValueError(f"halving_gap must be at least 1 epoch, got {halving_gap!r}")
         self.lr = lr
+        self.delay_lr = delay_lr
         self.lr_scale = 1.0  # what HalveOnPlateau has made of the learning rate so far
         self.warmup_steps = warmup_steps
         self.ease_in = ease_in
@@ -104,8 +110,7 @@ class SpikingClassifier(LightningModule):
             {f"{stage}_": _stage_metrics(num_classes, network.hidden) for stage in STAGES}
         )
         self.voices = nn.ModuleDict({
-            f"{stage}_{voices}": MulticlassAccuracy(num_classes, average="micro")
-            for stage in ("val", "test") for voices in VOICES
+            f"{stage}_{voices}": Share() for stage in ("val", "test") for voices in VOICES
         })
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
@@ -124,13 +129,26 @@ class SpikingClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         loss, outcome = self._step("train", batch)
         accuracy: Any = self.metrics["train_"]["accuracy"]  # type: ignore[index]
-        live = {"loss": loss.detach(), "acc": accuracy.compute()}
+        live = {"loss": loss.detach()}
+        if self.trainer.world_size == 1:  # with more, every step would wait for all of them
+            live["acc"] = accuracy.compute()
         self.log_dict(live, prog_bar=True, logger=False, batch_size=len(batch.labels))
         if self.rate_penalty.strength:
             for counts in outcome.counts:
-                loss = loss + self.rate_penalty(counts)
+                loss = loss + self.rate_penalty(self._with_joint_mean(counts))
         spikes = [layer.detach() for layer in outcome.counts]
         return {"loss": loss, "logits": outcome.logits.detach(), "counts": spikes}
+
+    def _with_joint_mean(self, counts: Tensor) -> Tensor:
+        """``counts`` [B, N], moved so that their mean is that of the batches of all processes.
+
+        A penalty on the mean has then the gradient of the joint batch, once DDP has averaged.
+        """
+        if self.trainer.world_size == 1:
+            return counts
+        mine = counts.detach().mean(dim=0)
+        joint: Any = self.trainer.strategy.reduce(mine.clone(), reduce_op="mean")
+        return counts + (joint - mine)
 
     def on_validation_start(self) -> None:
         self.confusion.reset()
@@ -139,12 +157,18 @@ class SpikingClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
     def on_test_start(self) -> None:
         self.confusion.reset()
         self._seen = self._heard("test_seen_speakers")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
 
     def _heard(self, speakers: str) -> Tensor:
         """Speakers that training hears, as the data module tells them under this name."""
@@ -154,53 +178,74 @@ class SpikingClassifier(LightningModule):
     def _evaluate(self, stage: str, batch: Batch) -> None:
         _, outcome = self._step(stage, batch)
         self.confusion.update(outcome.logits, batch.labels)
+        right = outcome.logits.argmax(dim=1) == batch.labels
         seen = torch.isin(batch.speakers, self._seen)
         for voices, chosen in (("seen", seen), ("unseen", ~seen)):
-            if chosen.any():
-                metric: Any = self.voices[f"{stage}_{voices}"]
-                metric.update(outcome.logits[chosen], batch.labels[chosen])
-                self.log(f"{stage}/accuracy_{voices}", metric, on_step=False, on_epoch=True)
+            metric: Any = self.voices[f"{stage}_{voices}"]
+            metric.update(right[chosen])
+
+    def _log_evaluation(self, stage: str) -> None:
+        """Log the metrics of all samples.
+
+        At the end and not batch by batch, so that all processes of a distributed run log the same
+        names in the same order, also one whose share of the samples is empty or has no unseen
+        voice. ``sync_dist`` only says that they agree.
+        """
+        metrics: Any = dict(self.metrics[f"{stage}_"].items())  # type: ignore[operator]
+        for voices in VOICES:
+            metrics[f"accuracy_{voices}"] = self.voices[f"{stage}_{voices}"]
+        for name, metric in metrics.items():
+            value = metric.compute()
+            metric.reset()
+            if not value.isnan():  # there were such samples
+                bar = stage == "val" and name in ("loss", "accuracy")
+                self.log(f"{stage}/{name}", value, prog_bar=bar, sync_dist=True)
+        self.confusion.compute()  # by all processes; kept for whoever draws it in one of them
 
     def _step(self, stage: str, batch: Batch) -> tuple[Tensor, Outcome]:
-        """Loss and outcome of a batch, with its metrics updated and logged."""
+        """Loss and outcome of a batch, with its metrics updated."""
         outcome = self.network(batch.events)
         loss = self.loss.from_logits(outcome.logits, batch.labels)
         metrics: Any = self.metrics[f"{stage}_"]  # nn.ModuleDict has a method "train"
+        metrics["loss"].update(loss.detach(), weight=len(batch.labels))
         metrics["accuracy"].update(outcome.logits, batch.labels)
         for layer, counts in enumerate(outcome.counts):
             metrics[f"spikes_per_neuron_{layer}"].update(counts)
             metrics[f"silent_share_{layer}"].update(counts)
-        log: Any = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
-        self.log(f"{stage}/loss", loss, prog_bar=stage == "val", **log)
-        for name, metric in metrics.items():
-            bar = stage == "val" and name == "accuracy"
-            self.log(f"{stage}/{name}", metric, prog_bar=bar, **log)
+        if stage == "train":
+            self.log_dict(
+                {f"train/{name}": metric for name, metric in metrics.items()},
+                on_step=False, on_epoch=True, batch_size=len(batch.labels),
+            )  # fmt: skip
         return loss, outcome
 
     def on_after_backward(self) -> None:
         guarded = sum(layer.guarded for layer in diagnostics.collect(self.network).values())
         self.log(
             "train/guarded_spikes", float(guarded), on_step=False, on_epoch=True,
-            reduce_fx="sum", batch_size=1,
+            reduce_fx="sum", sync_dist=True, batch_size=1,
         )  # fmt: skip
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = list(self.network.named_parameters())
         weights = [p for name, p in named if name.endswith("weight")]
-        constants = [p for name, p in named if not name.endswith("weight")]
-        return torch.optim.AdamW(
-            [
-                {"params": weights, "weight_decay": self.weight_decay},
-                {"params": constants, "weight_decay": 0.0},
-            ],
-            lr=self.lr,
-        )
+        delays = [p for name, p in named if name.endswith("delay")]
+        constants = [p for name, p in named if not name.endswith(("weight", "delay"))]
+        groups: list[dict[str, Any]] = [
+            {"params": weights, "weight_decay": self.weight_decay},
+            {"params": constants, "weight_decay": 0.0},
+        ]
+        self._base_lrs = [self.lr, self.lr]
+        if delays:
+            groups.append({"params": delays, "weight_decay": 0.0})
+            self._base_lrs.append(self.delay_lr)
+        return torch.optim.AdamW(groups, lr=self.lr)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # From the step alone: a schedule without a state resumes anywhere in an epoch.
         factor = self.lr_scale * self._lr_factor(self.trainer.global_step)
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr * factor
+        for group, lr in zip(optimizer.param_groups, self._base_lrs, strict=True):
+            group["lr"] = lr * factor
         self.log_dict(
             {f"gradient_norm/{name}": p.grad.norm() for name, p in self.network.named_parameters()
              if p.grad is not None},
@@ -230,8 +275,8 @@ class SpikingClassifier(LightningModule):
 
 def _stage_metrics(num_classes: int, hidden: list[int]) -> nn.ModuleDict:
     metrics: dict[str, Metric] = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro")
-    }
+        "loss": MeanMetric(), "accuracy": MulticlassAccuracy(num_classes, average="micro")
+    }  # fmt: skip
     for layer, size in enumerate(hidden):
         metrics[f"spikes_per_neuron_{layer}"] = SpikesPerNeuron(size)
         metrics[f"silent_share_{layer}"] = SilentShare(size)

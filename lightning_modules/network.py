@@ -71,6 +71,12 @@ class NetworkOptions:
         learn_tau_mem: train the membrane time constants of hidden neurons.
         learn_tau_syn: train their synaptic time constants.
         learn_threshold: train their thresholds.
+        max_delay: give every input and recurrent synapse of hidden layers a delay, at most this
+            long in s (solver grid, method eventprop); None: no delays.
+        learn_delays: train them.
+        initial_delay: longest of the delays that input synapses start with, drawn uniformly from
+            0 up, in s; None: max_delay.
+        initial_recurrent_delay: the same for recurrent synapses; 0: they start without.
         readout_tau_mem: membrane time constant of the readout in s.
         readout_tau_syn: synaptic time constant of the readout in s.
         solver: of spiking layers; "grid": bins of dt; "exact": continuous time.
@@ -97,6 +103,10 @@ class NetworkOptions:
     learn_tau_mem: bool = False
     learn_tau_syn: bool = False
     learn_threshold: bool = False
+    max_delay: float | None = None
+    learn_delays: bool = True
+    initial_delay: float | None = None
+    initial_recurrent_delay: float = 0.0
     readout_tau_mem: float = 20e-3
     readout_tau_syn: float = 5e-3
     solver: Solver = "grid"
@@ -209,6 +219,8 @@ def _hidden_layer(
         learn_tau_mem=options.learn_tau_mem,
         learn_tau_syn=options.learn_tau_syn,
         learn_threshold=options.learn_threshold,
+        max_delay=options.max_delay,
+        learn_delays=options.learn_delays,
         solver=options.solver,
         dt=options.dt,
         grazing_guard=options.grazing_guard,
@@ -219,6 +231,8 @@ def _hidden_layer(
         else (options.hidden_mean, options.hidden_std)
     )
     layer.reset_parameters(mean, std, options.recurrent_std)
+    if options.max_delay is not None:
+        layer.reset_delays(options.initial_delay, options.initial_recurrent_delay)
     return layer
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from . import _report, closed_form, op, op_exact
 from .bins import bin_of, check_dt, num_bins
+from .delays import check_max_delay, within
 from .diagnostics import LayerRecord
 from .discretisation import exponential
 from .events import SpikeEvents
@@ -199,6 +200,11 @@ class EventPropLIF(_SpikingNeurons):
         tau_syn: synaptic time constant in seconds, likewise; may equal ``tau_mem``.
         threshold: number or ``[out_features]``, positive.
         learn_tau_mem, learn_tau_syn, learn_threshold: make them parameters, one per neuron.
+        max_delay: give every synapse a delay of its own, between 0 and this many seconds:
+            ``delay``, ``[out_features, in_features]``, and for recurrent synapses
+            ``recurrent_delay``, ``[post, pre]``, both in seconds. Grid solver only, which rounds
+            them to bins. None: no delays. They start as ``reset_delays`` says.
+        learn_delays: make delays parameters; else they are buffers, to be set by hand.
         solver: ``"grid"``: bins of ``dt``; gradients converge to those of continuous time at first
             order in dt. ``"exact"``: continuous time from event to event, for ``SpikeEvents``
             alone; spike times and gradients are exact to rounding.
@@ -218,8 +224,8 @@ class EventPropLIF(_SpikingNeurons):
         ``[post, pre]``, as in ``torch.nn``.
 
     Raises:
-        ValueError: time constants, threshold or dt that are not positive, wrong shapes, weights
-            that are NaN or infinite.
+        ValueError: time constants, threshold, dt or max_delay that are not positive, wrong shapes,
+            weights or delays that are NaN or infinite, delays with the exact solver.
         TypeError: an input that is neither a tensor nor ``SpikeEvents``; a raster for the exact
             solver.
         RuntimeError: runaway excitation, with the sample and the time.
@@ -231,7 +237,19 @@ class EventPropLIF(_SpikingNeurons):
     >>> layer(events)
     SpikeEvents(1 samples, 2 events, 2 units, 0.05 s, float32, cpu)
 
-    Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021).
+    With delays, an event of unit i at t adds its weight to I of neuron j at t + d_ij, and
+
+    .. math::
+        \frac{dL}{dd_{ij}} = w_{ij} \sum_t \dot b_j(t + d_{ij}), \qquad b = dL/dI,
+
+    is summed over the events of i, the derivative being the difference from the bin of arrival to
+    the next one. A gradient that would lead out of [0, max_delay] is zero, one that leads in from
+    beyond, where an optimiser's momentum may have carried a delay, is kept; the delay that acts is
+    the clamped one.
+
+    Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021); delays: B. Mészáros,
+    J. C. Knight and T. Nowotny, Efficient event-based delay learning in spiking neural networks,
+    Nature Communications (2025).
     """
 
     def __init__(
@@ -247,6 +265,8 @@ class EventPropLIF(_SpikingNeurons):
         learn_tau_mem: bool = False,
         learn_tau_syn: bool = False,
         learn_threshold: bool = False,
+        max_delay: float | None = None,
+        learn_delays: bool = True,
         solver: Solver = "grid",
         dt: float = 1e-3,
         grazing_guard: float = 0.05,
@@ -263,6 +283,10 @@ class EventPropLIF(_SpikingNeurons):
         )  # fmt: skip
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
+        if max_delay is not None and solver == "exact":
+            raise ValueError(
+                f'max_delay={max_delay!r} needs solver="grid": the exact solver has no delays'
+            )
         if not max_rate > 0:
             raise ValueError(f"max_rate must be positive (spikes per second), got {max_rate!r}")
         self.in_features = in_features
@@ -281,6 +305,49 @@ class EventPropLIF(_SpikingNeurons):
         else:
             self.register_parameter("recurrent_weight", None)
         self.reset_parameters()
+        self.max_delay = None if max_delay is None else check_max_delay(max_delay, self.dt)
+        self.learn_delays = learn_delays
+        if self.max_delay is not None:
+            for weight in ("weight", "recurrent_weight") if recurrent else ("weight",):
+                delay = torch.zeros_like(getattr(self, weight))
+                name = weight.replace("weight", "delay")
+                if learn_delays:
+                    self.register_parameter(name, nn.Parameter(delay))
+                else:
+                    self.register_buffer(name, delay.detach())
+            self.reset_delays()
+
+    def reset_delays(self, longest: float | None = None, recurrent_longest: float = 0.0) -> None:
+        """Draw delays from uniform distributions, from 0 to these times in seconds.
+
+        Args:
+            longest: of input synapses; None: ``max_delay``.
+            recurrent_longest: of recurrent ones; by default they start without delays.
+
+        Raises:
+            ValueError: the layer has no delays, or a time is not in [0, max_delay].
+        """
+        if self.max_delay is None:
+            raise ValueError("the layer has no delays: make it with max_delay=... (seconds)")
+        bounds = {
+            "delay": self.max_delay if longest is None else longest,
+            "recurrent_delay": recurrent_longest,
+        }
+        for name, bound in bounds.items():
+            if not 0 <= bound <= self.max_delay:
+                which = "longest" if name == "delay" else "recurrent_longest"
+                raise ValueError(
+                    f"{which} must be between 0 and max_delay={self.max_delay:g} s, got {bound!r}"
+                )
+            if hasattr(self, name):
+                nn.init.uniform_(getattr(self, name), 0.0, bound)
+
+    def _delay_rows(self) -> dict[str, Tensor]:
+        """Delays in bins as the kernels read them, [pre, post]."""
+        if self.max_delay is None:
+            return {}
+        names = ["delay", "recurrent_delay"] if self.recurrent else ["delay"]
+        return {name: within(getattr(self, name), self.max_delay).t() / self.dt for name in names}
 
     def reset_parameters(
         self, mean: float | None = None, std: float | None = None, recurrent_std: float = 0.02
@@ -317,7 +384,7 @@ class EventPropLIF(_SpikingNeurons):
             events, stamps = _events_on_grid(input, self.dt, steps, self.weight.dtype)
             spikes = self._run_grid(
                 events, steps, self.weight.t().contiguous(), self.out_features,
-                recurrent=self._recurrent_rows(), event_stamps=stamps,
+                recurrent=self._recurrent_rows(), event_stamps=stamps, **self._delay_rows(),
             )  # fmt: skip
             return SpikeEvents(
                 # In float64 first: the product is then off by one rounding, not by two.
@@ -330,6 +397,7 @@ class EventPropLIF(_SpikingNeurons):
             op.dense_events(input, self.weight.dtype), input.shape[0],
             self.weight.t().contiguous(), self.out_features,
             recurrent=self._recurrent_rows(), raster=_wanted(input, self.weight.dtype),
+            **self._delay_rows(),
         )  # fmt: skip
         return op.to_raster(spikes, input.shape[0], self.out_features, hold=True)
 
@@ -364,6 +432,7 @@ class EventPropLIF(_SpikingNeurons):
         return (
             f"{self.in_features}, {self.out_features}, recurrent={self.recurrent}, {diagonal}"
             f"{self._describe()}, solver={self.solver!r}"
+            + f", max_delay={self.max_delay!r}" * (self.max_delay is not None)
             + f", dt={self.dt:g}" * (self.solver == "grid")
         )
 

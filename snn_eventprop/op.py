@@ -9,6 +9,7 @@ from which layers build event times (``stamps * dt``) or rasters (``to_raster``)
 """
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from . import _report
 from ._extras import installed, require
-from .backends import cpu_grid
+from ._operator import no_second_derivative, operator
+from .backends import cpu_delays, cpu_grid
 from .backends.threads import over_samples
+from .delays import LONGEST
 from .discretisation import largest_response
 
 RESETS = {
@@ -67,6 +70,47 @@ def _zeros(shape: tuple, like: Tensor, wanted: bool = True) -> Tensor:
     return like.new_zeros(shape if wanted else (0,) * len(shape))
 
 
+def check_delays(name: str, shortest: float, longest: float) -> None:
+    """Raise ValueError unless delays are bins that can be counted."""
+    if not 0 <= shortest <= longest <= LONGEST:
+        raise ValueError(f"{name} must be 0 to {LONGEST} bins, got {shortest:g} to {longest:g}")
+
+
+def _delay_bins(name: str, delay: Optional[Tensor], shape: tuple[int, int]) -> np.ndarray:
+    """Delays [from, to] in whole bins, [to, from]; none are zeros."""
+    if delay is None:
+        return np.zeros(shape[::-1], np.uint16)
+    check_finite(DIVERGED, **{name: delay})
+    bins = delay.detach().t().contiguous().round().numpy()
+    if bins.size:
+        check_delays(name, bins.min(), bins.max())
+    return bins.astype(np.uint16)
+
+
+def _prepared_delays(
+    delay: Optional[Tensor],
+    recurrent_delay: Optional[Tensor],
+    weight: Tensor,
+    recurrent: Optional[Tensor],
+    steps: int,
+    values: Tensor,
+    counts: Tensor,
+    backward: bool,
+) -> Callable[[int, int], Optional[cpu_delays.Delays]]:
+    """For a range of samples, of which each has at most ``counts`` [B] events of a kind."""
+    if delay is None and recurrent_delay is None:
+        return lambda lo, hi: None
+    inputs, size = weight.shape
+    bins = _delay_bins("delay", delay, (inputs, size))
+    recurrent_bins = _delay_bins("recurrent_delay", recurrent_delay, (size, size))
+    rows = weight.detach().t().contiguous().numpy()
+    return lambda lo, hi: cpu_delays.prepare(
+        rows, bins, recurrent_bins if recurrent is not None else recurrent_bins[:0, :0],
+        min(steps, cpu_grid.SEGMENT), int(counts[lo:hi].numpy().max(initial=0)),
+        values.numel() > 0, backward,
+    )  # fmt: skip
+
+
 DIVERGED = "lower the learning rate or clip gradients"
 _BAD_DATA = "look at the data, or at the layers before this one"
 
@@ -83,7 +127,7 @@ def check_finite(mend: str, **tensors: Optional[Tensor]) -> None:
                 )
 
 
-@torch.library.custom_op("snn_eventprop::grid_forward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::grid_forward", device_types="cpu")
 def _forward(
     bins: Tensor,
     units: Tensor,
@@ -107,6 +151,8 @@ def _forward(
     record: bool,
     keep_states: bool,
     tag: int,
+    delay: Optional[Tensor],
+    recurrent_delay: Optional[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
     check_finite(
@@ -130,8 +176,12 @@ def _forward(
         _array(spikes0, dtype, 2),
         last_current.numpy(), last_voltage.numpy(), trace.numpy(), states.numpy(),
     )  # fmt: skip
+    delays = _prepared_delays(
+        delay, recurrent_delay, weight, recurrent, steps, values,
+        offsets.diff(), backward=False,
+    )  # fmt: skip
     parts = over_samples(
-        lambda lo, hi: cpu_grid.forward(lo, hi, *arguments),
+        lambda lo, hi: cpu_grid.forward(lo, hi, *arguments, delays(lo, hi)),
         offsets.diff().numpy() + steps,
         per_thread=4,
     )
@@ -160,7 +210,7 @@ def _forward(
 def _(
     bins, units, values, offsets, raster, event_stamps, input_current, weight, recurrent,
     coefficients, v_reset, floor, current0, voltage0, spikes0, slopes0,
-    steps, reset, delayed, record, keep_states, tag,
+    steps, reset, delayed, record, keep_states, tag, delay, recurrent_delay,
 ):  # fmt: skip
     batch, size = offsets.shape[0] - 1, coefficients.shape[1]
     spikes = torch.library.get_ctx().new_dynamic_size()
@@ -174,7 +224,7 @@ def _(
     )  # fmt: skip
 
 
-@torch.library.custom_op("snn_eventprop::grid_backward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::grid_backward", device_types="cpu")
 def _backward(
     bins: Tensor,
     units: Tensor,
@@ -206,7 +256,11 @@ def _backward(
     want_stamps: bool,
     want_dense: bool,
     tag: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    delay: Optional[Tensor],
+    recurrent_delay: Optional[Tensor],
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:
     dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
     s, c, m, threshold = (row.contiguous() for row in coefficients)
     grad_current = _zeros((steps, batch, size), coefficients, want_dense)
@@ -231,32 +285,70 @@ def _backward(
         grad_current0.numpy(), grad_voltage0.numpy(), grad_spikes0.numpy(),
     )  # fmt: skip
 
-    def run(lo: int, hi: int):
-        own_weight = _zeros(tuple(weight.shape), weight, want_weight)
-        own_recurrent = _zeros((size, size), weight, recurrent is not None)
-        own_coefficients = _zeros((4, size), weight)
+    delays = _prepared_delays(
+        delay, recurrent_delay, weight, recurrent, steps, values,
+        torch.maximum(offsets.diff(), out_offsets.diff()), backward=True,
+    )  # fmt: skip
+
+    def run(lo: int, hi: int) -> tuple[list[Tensor], int, float]:
+        synapses = delays(lo, hi)
+        grads = [
+            _zeros(tuple(weight.shape), weight, want_weight and synapses is None),
+            _zeros((size, size), weight, recurrent is not None and synapses is None),
+            _zeros((4, size), weight),
+        ]
         guarded, largest = cpu_grid.backward(
-            lo, hi, *arguments,
-            own_weight.numpy(), own_recurrent.numpy(), own_coefficients.numpy(), *dense,
-        )  # fmt: skip
-        return own_weight, own_recurrent, own_coefficients, guarded, largest
+            lo, hi, *arguments, *(grad.numpy() for grad in grads), *dense, synapses
+        )
+        if synapses is not None:
+            grads += map(torch.from_numpy, cpu_delays.gradients(synapses))
+        return grads, guarded, largest
 
     parts = over_samples(run, offsets.diff().numpy() + steps)
-    if not parts:
-        parts = [(
-            _zeros(tuple(weight.shape), weight, want_weight),
-            _zeros((size, size), weight, recurrent is not None), _zeros((4, size), weight), 0, 0.0,
-        )]  # fmt: skip
-    grad_weight, grad_recurrent, grad_coefficients, _, _ = parts[0]
-    for part in parts[1:]:
-        grad_weight += part[0]
-        grad_recurrent += part[1]
-        grad_coefficients += part[2]
-    _report.record_jumps(tag, sum(p[3] for p in parts), max(float(p[4]) for p in parts))
+    totals, *others = [grads for grads, _, _ in parts] or [run(0, 0)[0]]
+    for grads in others:
+        for total, grad in zip(totals, grads, strict=True):
+            total += grad
+    _report.record_jumps(
+        tag, sum(p[1] for p in parts), max((float(p[2]) for p in parts), default=0.0)
+    )
+    grad_weight, grad_recurrent, grad_coefficients, *of_delays = totals
+    grad_delay, grad_recurrent_delay = weight.new_empty(0, 0), weight.new_empty(0, 0)
+    if of_delays:
+        by_rows = [grad.t().contiguous() for grad in of_delays]
+        grad_weight = by_rows[0] if want_weight else grad_weight
+        grad_recurrent = by_rows[2]
+        if delay is not None:
+            grad_delay = by_rows[1] * weight
+        if recurrent is not None and recurrent_delay is not None:
+            grad_recurrent_delay = by_rows[3] * recurrent
     return (
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
-        grad_current0, grad_voltage0, grad_spikes0,
+        grad_current0, grad_voltage0, grad_spikes0, grad_delay, grad_recurrent_delay,
     )  # fmt: skip
+
+
+@operator("snn_eventprop::delayed_worth", device_types="cpu")
+def _delayed_worth(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor:
+    """What one unit of each input is worth in each bin, ``[T, B, N]``, without delays
+    ``grad_current @ weight.T``: sum over j of weight[i, j] grad_current[k + delay[i, j], :, j]."""
+    steps, batch, size = grad_current.shape
+    inputs = weight.shape[0]
+    worth = grad_current.new_zeros((batch, inputs, steps))
+    arrays = (
+        grad_current.permute(1, 2, 0).contiguous().numpy(), _array(weight, weight.dtype, 2),
+        np.ascontiguousarray(_delay_bins("delay", delay, (inputs, size)).T), worth.numpy(),
+    )  # fmt: skip
+    over_samples(
+        lambda lo, hi: cpu_delays.dense_worth(lo, hi, *arrays), np.full(batch, max(steps, 1))
+    )
+    return worth.permute(2, 0, 1).contiguous()
+
+
+@_delayed_worth.register_fake
+def _(grad_current, weight, delay):
+    steps, batch, _ = grad_current.shape
+    return grad_current.new_empty((steps, batch, weight.shape[0]))
 
 
 @_backward.register_fake
@@ -265,6 +357,7 @@ def _(
     spikes0, slopes0, out_bins, out_units, slopes, out_offsets, states, grad_stamps, grad_marks,
     grad_last_current, grad_last_voltage, grad_trace,
     steps, reset, delayed, want_weight, want_values, want_stamps, want_dense, tag,
+    delay, recurrent_delay,
 ):  # fmt: skip
     batch, size, events = offsets.shape[0] - 1, coefficients.shape[1], bins.shape[0]
     new = coefficients.new_empty
@@ -278,21 +371,19 @@ def _(
         new((batch, size)),
         new((batch, size)),
         new((batch, size) if spikes0 is not None else (0, 0)),
+        new(tuple(weight.shape) if delay is not None else (0, 0)),
+        new(
+            (size, size) if recurrent is not None and recurrent_delay is not None else (0, 0)
+        ),
     )
 
 
-def _no_double_backward(ctx, *grads):
-    raise RuntimeError(
-        "EventProp has no second derivative: drop create_graph=True, or compute the inner "
-        "gradient without it"
-    )
-
-
-_backward.register_autograd(_no_double_backward)
+_backward.register_autograd(no_second_derivative)
 
 _FORWARD_ARGUMENTS = (
     "bins units values offsets raster event_stamps input_current weight recurrent coefficients "
-    "v_reset floor current0 voltage0 spikes0 slopes0 steps reset delayed record keep_states tag"
+    "v_reset floor current0 voltage0 spikes0 slopes0 steps reset delayed record keep_states tag "
+    "delay recurrent_delay"
 ).split()
 
 
@@ -305,7 +396,7 @@ def _setup_context(ctx, inputs, output) -> None:
         given["input_current"] if given["keep_states"] else None,  # for the replay alone
         given["weight"], given["recurrent"], given["coefficients"], given["v_reset"],
         given["floor"], given["spikes0"], given["slopes0"],
-        out_bins, out_units, slopes, out_offsets, states,
+        out_bins, out_units, slopes, out_offsets, states, given["delay"], given["recurrent_delay"],
     )  # fmt: skip
     ctx.scalars = (given["steps"], given["reset"], given["delayed"])
     ctx.record, ctx.tag = given["record"], given["tag"]
@@ -315,17 +406,18 @@ def _autograd_backward(
     ctx, grad_stamps, grad_marks, _b, _u, _s, _o, grad_last_current, grad_last_voltage,
     grad_trace, _states,
 ):  # fmt: skip
-    saved = ctx.saved_tensors
+    *saved, delay, recurrent_delay = ctx.saved_tensors
     values, weight = saved[2], saved[5]
     needs = dict(zip(_FORWARD_ARGUMENTS, ctx.needs_input_grad, strict=True))
     want_dense = needs["input_current"] or needs["raster"]
     (
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
-        grad_current0, grad_voltage0, grad_spikes0,
+        grad_current0, grad_voltage0, grad_spikes0, grad_delay, grad_recurrent_delay,
     ) = _backward(
         *saved, grad_stamps, grad_marks, grad_last_current, grad_last_voltage,
         grad_trace if ctx.record else None, *ctx.scalars,
         needs["weight"], needs["values"], needs["event_stamps"], want_dense, ctx.tag,
+        delay, recurrent_delay,
     )  # fmt: skip
     grads = dict.fromkeys(_FORWARD_ARGUMENTS)
     if needs["weight"]:
@@ -336,8 +428,14 @@ def _autograd_backward(
         grads["coefficients"] = grad_coefficients
     if needs["input_current"]:
         grads["input_current"] = grad_current
-    if needs["raster"]:
+    if needs["delay"]:
+        grads["delay"] = grad_delay
+    if needs["recurrent_delay"]:
+        grads["recurrent_delay"] = grad_recurrent_delay
+    if needs["raster"] and delay is None:
         grads["raster"] = grad_current @ weight.T
+    elif needs["raster"]:
+        grads["raster"] = _delayed_worth(grad_current, weight, delay)
     if needs["values"]:
         grads["values"] = grad_values
     if needs["event_stamps"]:
@@ -354,7 +452,7 @@ def _autograd_backward(
 _forward.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
-@torch.library.custom_op("snn_eventprop::dense_events", mutates_args=())
+@operator("snn_eventprop::dense_events")
 def _dense_events(raster: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     index = raster.transpose(0, 1).nonzero()
     sample, bins, units = index.unbind(1)
@@ -379,7 +477,7 @@ def _(raster):
     )
 
 
-@torch.library.custom_op("snn_eventprop::to_raster", mutates_args=())
+@operator("snn_eventprop::to_raster")
 def _to_raster(
     stamps: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, steps: int, size: int, hold: bool
 ) -> Tensor:
@@ -397,7 +495,7 @@ def _(stamps, bins, units, offsets, steps, size, hold):
     return stamps.new_empty((steps, offsets.shape[0] - 1, size))
 
 
-@torch.library.custom_op("snn_eventprop::raster_worth_change", mutates_args=())
+@operator("snn_eventprop::raster_worth_change")
 def _raster_worth_change(
     grad: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, hold: bool
 ) -> Tensor:
@@ -415,6 +513,9 @@ def _raster_worth_change(
 @_raster_worth_change.register_fake
 def _(grad, bins, units, offsets, hold):
     return grad.new_empty(bins.shape)
+
+
+_raster_worth_change.register_autograd(no_second_derivative)
 
 
 def _raster_setup(ctx, inputs, output) -> None:
@@ -500,6 +601,8 @@ def grid_lif(
     delayed: bool = False,
     record: bool = False,
     tag: int = 0,
+    delay: Optional[Tensor] = None,
+    recurrent_delay: Optional[Tensor] = None,
 ) -> GridSpikes:
     """Run a layer of LIF neurons (or integrators: threshold inf) over ``steps`` bins.
 
@@ -520,12 +623,19 @@ def grid_lif(
         delayed: the reset acts in the next step.
         record: return the membrane trace.
         tag: key under which diagnostics of the backward pass are kept.
+        delay: [N, H] bins by which events arrive later, rounded to whole ones; differentiable.
+        recurrent_delay: [H, H], [pre, post], the same for the layer's own spikes.
     """
     check_backend(coefficients)
+    if spikes0 is not None and (delay is not None or recurrent_delay is not None):
+        raise ValueError(
+            "spikes0 knows the last bin alone, but with delays earlier spikes arrive as well; "
+            "give the whole recording at once"
+        )
     keep_states = coefficients.requires_grad and torch.is_grad_enabled()
     out = _forward(
         *events, raster, event_stamps, input_current, weight, recurrent, coefficients, v_reset,
         floor, current0, voltage0, spikes0, slopes0,
-        steps, RESETS[reset], delayed, record, keep_states, tag,
+        steps, RESETS[reset], delayed, record, keep_states, tag, delay, recurrent_delay,
     )  # fmt: skip
     return GridSpikes(*itertools.islice(out, 9))

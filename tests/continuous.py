@@ -6,6 +6,7 @@ bracketed (the peak of the membrane by bisecting its derivative) and bisected to
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Layer:
     recurrent: np.ndarray | None = None  # [H, H], [post, pre]
     v_reset: np.ndarray | float = 0.0  # [H]
     refractory: float = 0.0  # s, during which V is held at v_reset
+    delay: np.ndarray | None = None  # [H, N] s by which input spikes arrive later
+    recurrent_delay: np.ndarray | None = None  # [H, H], [post, pre], the same for own spikes
 
     def vectors(self) -> list[np.ndarray]:
         size = len(self.weight)
@@ -83,6 +86,36 @@ def _first_crossing(current, voltage, gap, tau_mem, tau_syn, threshold):
     return _bisect(_REAL(0), peak, lambda d: state(d)[1] >= threshold)
 
 
+class _Arrivals:
+    """What is on its way to neurons: weights that add to I at times to come."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.waiting: list = []
+        self.sent = 0
+
+    def send(self, time, weights, delay) -> None:
+        """Weights [H], all of them now or each after its own delay."""
+        if delay is None:
+            shares = [(time, weights)]
+        else:
+            shares = [(time + d, w * (np.arange(self.size) == j))
+                      for j, (d, w) in enumerate(zip(delay, weights, strict=True))]  # fmt: skip
+        for at, what in shares:
+            heapq.heappush(self.waiting, (at, self.sent, what))
+            self.sent += 1
+
+    def next_time(self):
+        return self.waiting[0][0] if self.waiting else np.inf
+
+    def until(self, now):
+        """Sum of what has arrived."""
+        total = np.zeros(self.size, _REAL)
+        while self.waiting and self.waiting[0][0] <= now:
+            total += heapq.heappop(self.waiting)[2]
+        return total
+
+
 def simulate_layer(layer: Layer, times, units, duration: float):
     """Spikes (times, units) of one layer, for input spikes sorted by time."""
     tau_mem, tau_syn, threshold, v_reset = layer.vectors()
@@ -93,13 +126,17 @@ def simulate_layer(layer: Layer, times, units, duration: float):
     current, voltage = np.zeros(size, _REAL), np.zeros(size, _REAL)
     held_until = np.full(size, -1, _REAL)
     refractory = _REAL(layer.refractory)
-    now, following = _REAL(0), 0
+    now = _REAL(0)
+    arrivals = _Arrivals(size)
+    delay, recurrent_delay = (
+        None if d is None else np.asarray(d, _REAL) for d in (layer.delay, layer.recurrent_delay)
+    )
+    for time, unit in zip(times, units, strict=True):
+        arrivals.send(time, weight[:, unit], None if delay is None else delay[:, unit])
     out_times, out_units = [], []
     while True:
-        while following < len(times) and times[following] <= now:
-            current = current + weight[:, units[following]]
-            following += 1
-        until = min(times[following] if following < len(times) else np.inf, _REAL(duration))
+        current = current + arrivals.until(now)
+        until = min(arrivals.next_time(), _REAL(duration))
         released = held_until[held_until > now]
         if len(released):
             until = min(until, released.min())
@@ -123,7 +160,8 @@ def simulate_layer(layer: Layer, times, units, duration: float):
             voltage[n] = v_reset[n]
             held_until[n] = now + refractory
             if recurrent is not None:
-                current = current + recurrent[:, n]
+                lag = None if recurrent_delay is None else recurrent_delay[:, n]
+                arrivals.send(now, recurrent[:, n], lag)
         elif now >= duration:
             return np.array(out_times, np.float64), np.array(out_units, np.int64)
 

@@ -62,6 +62,7 @@ def test_there_is_a_config_for_every_published_setting():
     for loss in ("sum", "sum_exp", "linear", "sigmoid", "max", "step_cross_entropy", "first_spike"):
         assert f"shd/loss_{loss}" in names
     assert {"shd/headline", "shd/ssc", "shd/delay_line", "shd/blend"} <= names
+    assert {"shd/delays", "shd/ssc_delays"} <= names
 
 
 def test_the_headline_setting_is_the_published_one(build):
@@ -127,7 +128,7 @@ def test_an_unknown_config_lists_the_shipped_ones(build, capsys):
     with pytest.raises(SystemExit):
         build("--config", "defualt")
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "default, loggers/tensorboard, loggers/wandb, shd/base" in said
+    assert "default, loggers/tensorboard, loggers/wandb, sfsdd, shd/base" in said
 
 
 def test_the_recipes_page_names_options_and_configs_that_exist(build):

@@ -217,6 +217,8 @@ def test_what_a_method_cannot_do_is_said_at_construction():
         network("bptt")
     with pytest.raises(ValueError, match="solver='exact' belongs to method eventprop"):
         network("snntorch", solver="exact")
+    with pytest.raises(ValueError, match=r"max_delay=0.1 belongs to method eventprop"):
+        network("norse", max_delay=0.1)
     with pytest.raises(ValueError, match="FirstSpikeLoss reads spike times"):
         network("norse", loss=FirstSpikeLoss())
     with pytest.raises(ValueError, match=r"one hidden layer, got hidden=\[4, 4\]"):

@@ -148,6 +148,7 @@ def test_an_interrupted_recipe_ends_with_the_same_bits(val_fraction, tmp_path, m
     [
         (dict(ease_in=True, warmup_steps=5), "use one of them"),
         (dict(lift_silent=-1.0), "lift_silent must be 0 or positive"),
+        (dict(delay_lr=0.0), "delay_lr must be positive"),
         (dict(halving_gap=0), "halving_gap must be at least 1"),
         (dict(network=NetworkOptions(heterogeneous=True, tau_syn_min=0.1)), "tau_syn_min"),
     ],

@@ -33,8 +33,8 @@ class SteppedNetwork(ReferenceNetwork):
     """Rasters ``[T, B, N]`` from layer to layer; memory grows with T times neurons.
 
     Raises:
-        ValueError: solver="exact", which has no steps, or a loss on spike times, which surrogate
-            derivatives do not reach.
+        ValueError: solver="exact", which has no steps, delays, or a loss on spike times, which
+            surrogate derivatives do not reach.
     """
 
     def __init__(
@@ -49,6 +49,11 @@ class SteppedNetwork(ReferenceNetwork):
             raise ValueError(
                 f"{type(loss).__name__} reads spike times, which only method eventprop "
                 "differentiates; choose a loss on readout membranes, such as SumExpLoss"
+            )
+        if options.max_delay is not None:
+            raise ValueError(
+                f"max_delay={options.max_delay!r} belongs to method eventprop; other methods have "
+                "no delays: leave it out"
             )
         super().__init__(num_inputs, num_classes, options, loss)
         self.dt = options.dt

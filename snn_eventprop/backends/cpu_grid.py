@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 
 from .. import equations
+from . import cpu_delays
+from .by_unit import first_from, sort_by_unit
 from .compile import cache_aligned, copy, entry, equation, grown, kernel, sum_kernel
 from .compile import index as _index
 from .lanes import exceeding
@@ -184,7 +186,8 @@ def _all_finite(values):
 def _powers(s, c, m, count):
     """The one-step map (s, c, m) composed with itself 2^j times, j < count: [count, 3, H]."""
     table = np.empty((count, 3, s.shape[0]), s.dtype)
-    table[0, 0], table[0, 1], table[0, 2] = s, c, m
+    for h in range(s.shape[0]):  # assigning whole rows takes a second longer to compile
+        table[0, 0, h], table[0, 1, h], table[0, 2, h] = s[h], c[h], m[h]
     for j in range(1, count):
         for h in range(s.shape[0]):
             s1, c1, m1 = table[j - 1, 0, h], table[j - 1, 1, h], table[j - 1, 2, h]
@@ -261,7 +264,7 @@ def _forward_sample(
     b, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
     last_current, last_voltage, trace, states, table, current, voltage, drive, pending,
-    out_bins, out_units, out_slopes,
+    out_bins, out_units, out_slopes, delays,
 ):  # fmt: skip
     """One sample. Returns its spikes; -1 for more than there is room for."""
     size = s.shape[0]
@@ -281,12 +284,17 @@ def _forward_sample(
                 num_pending += 1
     total = 0
     event, end = offsets[b], offsets[b + 1]
+    longest = 0 if delays is None else delays.longest
+    busy = -1  # last bin in which something sent with a delay may arrive
+    collected = -1  # segment whose arrivals are known
+    if delays is not None:
+        cpu_delays.begin_forward(delays)
     k = 0
     while k < steps:
         if store and k % SEGMENT == 0:
             copy(states[b, k // SEGMENT, 0], current)
             copy(states[b, k // SEGMENT, 1], voltage)
-        if may_skip and num_pending == 0:
+        if may_skip and num_pending == 0 and k > busy:
             target = bins[event] if event < end else steps - 1
             if store:
                 target = min(target, k - k % SEGMENT + SEGMENT)
@@ -299,12 +307,24 @@ def _forward_sample(
         first = event
         while event < end and bins[event] == k:
             event += 1
-        if event > first:
-            _add_rows(current, weight, units, values, first, event)
+        if delays is None:
+            if event > first:
+                _add_rows(current, weight, units, values, first, event)
+        else:
+            if collected != k // SEGMENT:
+                collected = k // SEGMENT
+                begin = collected * SEGMENT
+                cpu_delays.collect(
+                    delays, begin, min(begin + SEGMENT, steps), bins, units, values, offsets[b], end
+                )
+            if event > first:
+                busy = max(busy, k + longest)
+            if k <= busy:
+                cpu_delays.take(current, delays, k, k % SEGMENT)
         if dense:
             _add(current, input_current[k, b])
         if num_pending > 0:
-            if is_recurrent:
+            if is_recurrent and delays is None:
                 _add_rows(current, recurrent, pending, no_values, 0, num_pending)
             if delayed and reset == RESET_ZERO:
                 for j in range(num_pending):
@@ -329,6 +349,10 @@ def _forward_sample(
                 out_bins[total:], out_units[total:], out_slopes[total:],
             )  # fmt: skip
             total += num_pending
+            if delays is not None:
+                if is_recurrent:
+                    cpu_delays.send(delays, recurrent, k, pending[:num_pending])
+                    busy = max(busy, k + 1 + longest)
         if record:
             copy(trace[k, b], voltage)
         if k == steps - 1:
@@ -341,7 +365,7 @@ def _forward_sample(
 def forward(
     lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-    last_current, last_voltage, trace, states,
+    last_current, last_voltage, trace, states, delays,
 ):  # fmt: skip
     """Samples ``lo..hi``: spikes out, in order of sample, bin, unit.
 
@@ -354,6 +378,7 @@ def forward(
         last_current, last_voltage: [B, H], written: I of the last bin before it is scaled by s, V.
         trace: [T, B, H], written: V after the reset (before it, where it is delayed).
         states: [B, segments, 2, H], written: (I, V) every ``SEGMENT`` bins.
+        delays: of synapses, ``cpu_delays.Delays``, or None; they rule out ``spikes0``.
 
     Returns:
         bins [S2], units [S2], slopes [S2], spikes per sample [hi - lo].
@@ -376,7 +401,7 @@ def forward(
             b, steps, bins, units, values, offsets, input_current, weight, recurrent,
             s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
             last_current, last_voltage, trace, states, table, current, voltage, drive, pending,
-            out_bins[total:], out_units[total:], out_slopes[total:],
+            out_bins[total:], out_units[total:], out_slopes[total:], delays,
         )  # fmt: skip
         if spikes < 0:
             out_bins, out_units = grown(out_bins, total), grown(out_units, total)
@@ -409,17 +434,7 @@ def _gather(grad_rows, bins, units, values, lo, hi, begin, beta, place, rows, sc
     ``place`` [inputs + 1], ``rows`` and ``scales`` [hi - lo] are for work.
     """
     inputs = grad_rows.shape[0]
-    place[: inputs + 1] = 0
-    for e in range(lo, hi):
-        place[units[e] + 1] += 1
-    for n in range(inputs):
-        place[n + 1] += place[n]
-    for e in range(lo, hi):
-        j = place[units[e]]
-        rows[j] = bins[e] - begin
-        if values.shape[0] > 0:
-            scales[j] = values[e]
-        place[units[e]] = j + 1  # now the end of this unit's events, the start of the next one's
+    sort_by_unit(inputs, bins, units, values, lo, hi, begin, place, rows, scales)
     used = scales if values.shape[0] > 0 else values
     first = 0
     for n in range(inputs):
@@ -449,22 +464,10 @@ def _worth_of_events(
 
 
 @kernel
-def _first_from(bins, lo, hi, k):
-    """First e in lo..hi with bins[e] >= k, by bisection; hi where there is none."""
-    while lo < hi:
-        middle = (lo + hi) // 2
-        if bins[middle] < k:
-            lo = middle + 1
-        else:
-            hi = middle
-    return lo
-
-
-@kernel
 def _replay(
     b, begin, end, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, reset, delayed, spikes0,
-    states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
+    states, out_bins, out_units, out_offsets, currents, voltages, state, pending, delays,
 ):  # fmt: skip
     """The forward pass of bins begin..end with its spikes known: I and the V that enters each.
 
@@ -475,26 +478,35 @@ def _replay(
     current, voltage, drive = state[0], state[1], state[2]
     copy(current, states[b, begin // SEGMENT, 0])
     copy(voltage, states[b, begin // SEGMENT, 1])
-    event = _first_from(bins, offsets[b], offsets[b + 1], begin)
-    spike = _first_from(out_bins, out_offsets[b], out_offsets[b + 1], begin)
+    event = first_from(bins, offsets[b], offsets[b + 1], begin)
+    spike = first_from(out_bins, out_offsets[b], out_offsets[b + 1], begin)
     num_pending = 0
     if begin == 0 and spikes0.size > 0:
         for h in range(size):
             if spikes0[b, h] != 0:
                 pending[num_pending] = h
                 num_pending += 1
-    for e in range(_first_from(out_bins, out_offsets[b], spike, begin - 1), spike):
+    for e in range(first_from(out_bins, out_offsets[b], spike, begin - 1), spike):
         pending[num_pending] = out_units[e]
         num_pending += 1
+    if delays is not None:
+        cpu_delays.collect(delays, begin, end, bins, units, values, offsets[b], offsets[b + 1])
+        if recurrent.size > 0:
+            cpu_delays.send_earlier(
+                delays, recurrent, begin, out_bins, out_units, out_offsets[b], spike
+            )
     for k in range(begin, end):
         first = event
         while event < offsets[b + 1] and bins[event] == k:
             event += 1
-        if event > first:
-            _add_rows(current, weight, units, values, first, event)
+        if delays is None:
+            if event > first:
+                _add_rows(current, weight, units, values, first, event)
+        else:
+            cpu_delays.take(current, delays, k, k - begin)
         if input_current.size > 0:
             _add(current, input_current[k, b])
-        if recurrent.size > 0:
+        if recurrent.size > 0 and delays is None:
             _add_rows(current, recurrent, pending, no_values, 0, num_pending)
         if delayed and reset == RESET_ZERO:
             for j in range(num_pending):
@@ -519,6 +531,9 @@ def _replay(
             pending[num_pending] = h
             num_pending += 1
             spike += 1
+        if delays is not None:
+            if recurrent.size > 0:
+                cpu_delays.send(delays, recurrent, k, pending[:num_pending])
 
 
 @kernel
@@ -530,7 +545,7 @@ def _backward_sample(
     grad_weight, grad_recurrent, grad_coefficients,
     grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
     table, a, beta, currents, voltages, state, pending, change_of_beta, received,
-    place, rows, scales,
+    place, rows, scales, delays,
 ):  # fmt: skip
     size = s.shape[0]
     zero = s.dtype.type(0)
@@ -541,6 +556,9 @@ def _backward_sample(
     may_skip = skip and not dense and not traced and not replay
     guarded = 0
     largest = zero
+    longest = 0 if delays is None else delays.longest
+    if delays is not None:
+        cpu_delays.begin_backward(delays)
     a[:] = zero
     beta[:] = zero
     first_event, first_spike = offsets[b], out_offsets[b]
@@ -549,28 +567,30 @@ def _backward_sample(
     for segment in range((steps - 1) // SEGMENT, -1, -1):
         begin = segment * SEGMENT
         k = min(begin + SEGMENT, steps) - 1
-        # The two bins after this segment were the first two of the one before.
+        # The first bins of the segment before are those after this one: two, that a spike's
+        # arrival and its change look at, and the longest delay.
         if k + 1 < steps:
-            copy(beta[SEGMENT], beta[0])
-            copy(beta[SEGMENT + 1], beta[1])
+            for row in range(longest + 1, -1, -1):
+                copy(beta[SEGMENT + row], beta[row])
         if replay:
             _replay(
                 b, begin, k + 1, bins, units, values, offsets, input_current,
                 weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
                 states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
+                delays,
             )  # fmt: skip
         if k == steps - 1 and k + 1 - begin < SEGMENT:
-            beta[k + 1 - begin : k + 3 - begin] = zero
+            beta[k + 1 - begin : k + 3 + longest - begin] = zero
         while k >= begin:
             p, q = k % 3, (k + 1) % 3
             row = k - begin
             if may_skip and k < steps - 1:
-                target = max(bins[event], begin) if event >= first_event else begin
+                target = max(bins[event] + longest, begin) if event >= first_event else begin
                 # A spike's jump looks two bins ahead, so those are stepped; so are the first
                 # two bins of a segment, which the next one looks at.
                 if spike >= first_spike:
-                    target = max(target, out_bins[spike] + 2)
-                target = max(target, begin + 1)
+                    target = max(target, out_bins[spike] + 2 + longest)
+                target = max(target, begin + 1 + longest)
                 if k - target >= 2:
                     t = (target + 1) % 3
                     if t != q:
@@ -592,11 +612,16 @@ def _backward_sample(
             if is_recurrent and spike >= first_spike and out_bins[spike] == k:
                 while earliest > first_spike and out_bins[earliest - 1] == k:
                     earliest -= 1
-                _difference(change_of_beta, beta[row + 2], beta[row + 1])
-                _dot_rows(
-                    recurrent, out_units[earliest:], 0, spike + 1 - earliest, change_of_beta,
-                    received,
-                )  # fmt: skip
+                if delays is None:
+                    _difference(change_of_beta, beta[row + 2], beta[row + 1])
+                    _dot_rows(
+                        recurrent, out_units[earliest:], 0, spike + 1 - earliest, change_of_beta,
+                        received,
+                    )  # fmt: skip
+                else:
+                    cpu_delays.worth_of_spikes(
+                        received, delays, recurrent, out_units, earliest, spike + 1, k
+                    )
             while spike >= first_spike and out_bins[spike] == k:
                 n = out_units[spike]
                 change = worth_change[spike]
@@ -617,6 +642,8 @@ def _backward_sample(
                 spike -= 1
             if k == steps - 1:
                 _add(beta[row], grad_last_current[b])
+            if delays is not None:
+                cpu_delays.remember(delays, k, beta, row)
             if replay:
                 _add_product(grad_coefficients[0], beta[row + 1], currents[row])
                 _add_product(grad_coefficients[1], a[p], currents[row])
@@ -626,20 +653,27 @@ def _backward_sample(
             while event >= first_event and bins[event] == k:
                 event -= 1
             k -= 1
-        if grad_weight.size > 0:
-            _gather(
-                grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta,
-                place, rows, scales,
+        if delays is None:
+            if grad_weight.size > 0:
+                _gather(
+                    grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta,
+                    place, rows, scales,
+                )  # fmt: skip
+            if is_recurrent:  # spikes of bin k arrive in bin k + 1
+                _gather(
+                    grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
+                    begin - 1, beta, place, rows, scales,
+                )  # fmt: skip
+            _worth_of_events(
+                grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1, begin,
+                beta, change_of_beta,
             )  # fmt: skip
-        if is_recurrent:  # spikes of bin k arrive in bin k + 1
-            _gather(
-                grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
-                begin - 1, beta, place, rows, scales,
+        else:
+            cpu_delays.gather(
+                delays, weight, bins, units, values, event + 1, last_event + 1,
+                out_bins, out_units, values[:0], spike + 1, last_spike + 1,
+                begin, beta, grad_values, grad_changes,
             )  # fmt: skip
-        _worth_of_events(
-            grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1, begin,
-            beta, change_of_beta,
-        )  # fmt: skip
         last_event, last_spike = event, spike
     for h in range(size):
         grad_current0[b, h] = beta[0, h]
@@ -677,7 +711,7 @@ def backward(
     out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
     grad_trace, grad_last_current, grad_last_voltage,
     grad_weight, grad_recurrent, grad_coefficients,
-    grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
+    grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0, delays,
 ):  # fmt: skip
     """Samples ``lo..hi`` of the adjoint pass; fills the ``grad_*`` arrays that are not empty.
 
@@ -694,6 +728,8 @@ def backward(
         grad_current: [T, B, H] = beta.   grad_values: [S] worth of one unit of each input event.
         grad_changes: [S] change of that worth from its bin to the next.
         grad_current0, grad_voltage0, grad_spikes0: [B, H].
+        delays: None, or memory that holds the gradients of weights, in place of ``grad_weight``
+            and ``grad_recurrent``, and of delays.
 
     Returns:
         number of guarded slopes, largest absolute jump of a.
@@ -704,7 +740,8 @@ def backward(
     table = _powers(s, c, m, 32)
     a = cache_aligned(3, size, s)  # row k % 3 holds a[k]
     # Row k - begin, begin being the segment's first bin.
-    beta = cache_aligned(SEGMENT + 2, size + PAD, s)
+    longest = 0 if delays is None else delays.longest
+    beta = cache_aligned(SEGMENT + 2 + longest, size + PAD, s)
     currents = np.empty((SEGMENT if replay else 0, size), s.dtype)
     voltages = np.empty((SEGMENT if replay else 0, size), s.dtype)
     state = np.empty((3, size), s.dtype)
@@ -728,7 +765,7 @@ def backward(
             grad_weight, grad_recurrent, grad_coefficients,
             grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
             table, a, beta, currents, voltages, state, pending, change_of_beta, received,
-            place, rows, scales,
+            place, rows, scales, delays,
         )  # fmt: skip
         guarded += acted
         largest = max(largest, jumped)

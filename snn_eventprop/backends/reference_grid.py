@@ -25,6 +25,17 @@ class GridLayer:
     recurrent: np.ndarray | None = None  # [H, H], [pre, post]
     reset: str = "subtract"  # none, subtract, zero, zero_all
     delayed: bool = False
+    delay: np.ndarray | None = None  # [N, H] bins by which events arrive later
+    recurrent_delay: np.ndarray | None = None  # [H, H], [pre, post], the same for spikes
+
+    def bins_of_delays(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Delays of events and spikes as whole numbers, and the longest."""
+        shapes = self.weight.shape, (len(self.s), len(self.s))
+        given, recurrent = (
+            np.zeros(shape, int) if delay is None else np.rint(delay).astype(int)
+            for delay, shape in zip((self.delay, self.recurrent_delay), shapes, strict=True)
+        )
+        return given, recurrent, int(max(given.max(), recurrent.max()))
 
 
 @dataclass
@@ -50,6 +61,9 @@ class GridGradients:
     current: np.ndarray  # [T, H], with respect to the input current of each bin
     current0: np.ndarray  # [H]
     voltage0: np.ndarray  # [H]
+    delay: np.ndarray  # [N, H], per bin
+    recurrent_delay: np.ndarray  # [pre, post], per bin
+    driven: np.ndarray  # [T, N], with respect to each bin's input
     guarded: int
 
 
@@ -60,10 +74,16 @@ def forward(layer: GridLayer, driven: np.ndarray, current0=None, voltage0=None) 
     current = np.zeros(size) if current0 is None else current0.copy()
     voltage = np.zeros(size) if voltage0 is None else voltage0.copy()
     before = np.zeros(size)  # spikes of the previous bin
+    delay, recurrent_delay, longest = layer.bins_of_delays()
+    arriving = np.zeros((steps + longest + 1, size))
+    receivers = np.arange(size)
     for k in range(steps):
-        current = current + driven[k] @ layer.weight
+        for i in np.flatnonzero(driven[k]):
+            arriving[k + delay[i], receivers] += driven[k, i] * layer.weight[i]
         if layer.recurrent is not None:
-            current = current + before @ layer.recurrent
+            for sender in np.flatnonzero(before):
+                arriving[k + recurrent_delay[sender], receivers] += layer.recurrent[sender]
+        current = current + arriving[k]
         for n in range(size):
             if layer.delayed and before[n] and layer.reset == "zero":
                 voltage[n] = layer.v_reset[n]
@@ -111,13 +131,16 @@ def backward(
     marks = np.zeros(size) if marks is None else marks
     recurrent = np.zeros((size, size)) if layer.recurrent is None else layer.recurrent
     drop = layer.threshold - layer.v_reset if layer.reset != "none" else np.zeros(size)
-    # Two bins beyond the end are worth nothing.
-    beta, a, after = (np.zeros((steps + 2, size)) for _ in range(3))
+    delay, recurrent_delay, longest = layer.bins_of_delays()
+    receivers = np.arange(size)
+    # Bins beyond the end are worth nothing.
+    beta, a, after = (np.zeros((steps + 2 + longest, size)) for _ in range(3))
     grads = GridGradients(
         weight=np.zeros((inputs, size)), recurrent=np.zeros((size, size)),
         s=np.zeros(size), c=np.zeros(size), m=np.zeros(size), threshold=np.zeros(size),
         current=np.zeros((steps, size)), current0=np.zeros(size), voltage0=np.zeros(size),
-        guarded=0,
+        delay=np.zeros((inputs, size)), recurrent_delay=np.zeros((size, size)),
+        driven=np.zeros((steps, inputs)), guarded=0,
     )  # fmt: skip
     for k in reversed(range(steps)):
         for n in range(size):
@@ -126,7 +149,9 @@ def backward(
             if run.spikes[k, n]:
                 # What the spike is worth to each receiver, in the next bin less in this one.
                 change = worth[k + 1, n] - worth[k, n]
-                change += recurrent[n] @ (beta[k + 2] - beta[k + 1])
+                at = k + 1 + recurrent_delay[n]
+                change_at_arrival = beta[at + 1, receivers] - beta[at, receivers]
+                change += recurrent[n] @ change_at_arrival
                 change -= drop[n] * (a[k + 1, n] - after[k, n])
                 slope = equations.slope(
                     layer.c[n] * run.current[k, n], layer.threshold[n], 1 - layer.m[n]
@@ -140,14 +165,21 @@ def backward(
                     felt = a[k + 1, n] if layer.delayed else after[k, n]
                     grads.threshold[n] -= felt  # the size of the reset
                 a[k, n] += marks[n]
-                grads.recurrent[n] += beta[k + 1]
+                grads.recurrent[n] += beta[at, receivers]
+                grads.recurrent_delay[n] += recurrent[n] * change_at_arrival
             beta[k, n], grads.voltage0[n] = equations.adjoint_flow(
                 beta[k + 1, n], a[k, n], layer.s[n], layer.m[n], layer.c[n]
             )
             grads.s[n] += beta[k + 1, n] * run.current[k, n]
             grads.c[n] += a[k, n] * run.current[k, n]
             grads.m[n] += a[k, n] * run.entering[k, n]
-        grads.weight += np.outer(run.driven[k], beta[k])
+        for i in range(inputs):
+            at = k + delay[i]
+            arrived = beta[at, receivers]
+            grads.driven[k, i] = layer.weight[i] @ arrived
+            grads.weight[i] += run.driven[k, i] * arrived
+            change_at_arrival = beta[at + 1, receivers] - arrived
+            grads.delay[i] += run.driven[k, i] * layer.weight[i] * change_at_arrival
         grads.current[k] = beta[k]
     grads.current0 = beta[0].copy()
     return grads
