@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgres
 
 from lightning_modules import figures
 from lightning_modules.media import log_figure, sample_figures
+from lightning_modules.processes import anywhere
 from lightning_modules.report import console, memory
 from lightning_modules.whole_files import WriteError, whole_file
 
@@ -50,7 +51,7 @@ class ProgressBar(RichProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        if console.is_terminal:
+        if console.is_terminal or not trainer.is_global_zero:
             return
         shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
         values = trainer.callback_metrics
@@ -200,7 +201,8 @@ class Interrupt(Checkpoint):
         print("\nstopping after this batch (Ctrl-C again: at once)", flush=True)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if self._asked:
+        # Ctrl-C reaches the processes of a run at different batches; they stop after the same one.
+        if anywhere(trainer, self._asked):
             trainer.save_checkpoint(self.folder / LAST)
             raise KeyboardInterrupt
 

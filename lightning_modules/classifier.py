@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lightning_modules.loader import Batch
 from lightning_modules.methods import Method, build_network
-from lightning_modules.metrics import SilentShare, SpikesPerNeuron
+from lightning_modules.metrics import Share, SilentShare, SpikesPerNeuron
 from lightning_modules.network import NetworkOptions, Outcome
 from lightning_modules.recipe import HalveOnPlateau, LiftSilent, ease_in
 from snn_eventprop import SpikeEvents, diagnostics
@@ -110,8 +110,7 @@ class SpikingClassifier(LightningModule):
             {f"{stage}_": _stage_metrics(num_classes, network.hidden) for stage in STAGES}
         )
         self.voices = nn.ModuleDict({
-            f"{stage}_{voices}": MulticlassAccuracy(num_classes, average="micro")
-            for stage in ("val", "test") for voices in VOICES
+            f"{stage}_{voices}": Share() for stage in ("val", "test") for voices in VOICES
         })
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
@@ -130,13 +129,26 @@ class SpikingClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         loss, outcome = self._step("train", batch)
         accuracy: Any = self.metrics["train_"]["accuracy"]  # type: ignore[index]
-        live = {"loss": loss.detach(), "acc": accuracy.compute()}
+        live = {"loss": loss.detach()}
+        if self.trainer.world_size == 1:  # with more, every step would wait for all of them
+            live["acc"] = accuracy.compute()
         self.log_dict(live, prog_bar=True, logger=False, batch_size=len(batch.labels))
         if self.rate_penalty.strength:
             for counts in outcome.counts:
-                loss = loss + self.rate_penalty(counts)
+                loss = loss + self.rate_penalty(self._with_joint_mean(counts))
         spikes = [layer.detach() for layer in outcome.counts]
         return {"loss": loss, "logits": outcome.logits.detach(), "counts": spikes}
+
+    def _with_joint_mean(self, counts: Tensor) -> Tensor:
+        """``counts`` [B, N], moved so that their mean is that of the batches of all processes.
+
+        A penalty on the mean has then the gradient of the joint batch, once DDP has averaged.
+        """
+        if self.trainer.world_size == 1:
+            return counts
+        mine = counts.detach().mean(dim=0)
+        joint: Any = self.trainer.strategy.reduce(mine.clone(), reduce_op="mean")
+        return counts + (joint - mine)
 
     def on_validation_start(self) -> None:
         self.confusion.reset()
@@ -145,12 +157,18 @@ class SpikingClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
     def on_test_start(self) -> None:
         self.confusion.reset()
         self._seen = self._heard("test_seen_speakers")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
 
     def _heard(self, speakers: str) -> Tensor:
         """Speakers that training hears, as the data module tells them under this name."""
@@ -160,34 +178,52 @@ class SpikingClassifier(LightningModule):
     def _evaluate(self, stage: str, batch: Batch) -> None:
         _, outcome = self._step(stage, batch)
         self.confusion.update(outcome.logits, batch.labels)
+        right = outcome.logits.argmax(dim=1) == batch.labels
         seen = torch.isin(batch.speakers, self._seen)
         for voices, chosen in (("seen", seen), ("unseen", ~seen)):
-            if chosen.any():
-                metric: Any = self.voices[f"{stage}_{voices}"]
-                metric.update(outcome.logits[chosen], batch.labels[chosen])
-                self.log(f"{stage}/accuracy_{voices}", metric, on_step=False, on_epoch=True)
+            metric: Any = self.voices[f"{stage}_{voices}"]
+            metric.update(right[chosen])
+
+    def _log_evaluation(self, stage: str) -> None:
+        """Log the metrics of all samples.
+
+        At the end and not batch by batch, so that all processes of a distributed run log the same
+        names in the same order, also one whose share of the samples is empty or has no unseen
+        voice. ``sync_dist`` only says that they agree.
+        """
+        metrics: Any = dict(self.metrics[f"{stage}_"].items())  # type: ignore[operator]
+        for voices in VOICES:
+            metrics[f"accuracy_{voices}"] = self.voices[f"{stage}_{voices}"]
+        for name, metric in metrics.items():
+            value = metric.compute()
+            metric.reset()
+            if not value.isnan():  # there were such samples
+                bar = stage == "val" and name in ("loss", "accuracy")
+                self.log(f"{stage}/{name}", value, prog_bar=bar, sync_dist=True)
+        self.confusion.compute()  # by all processes; kept for whoever draws it in one of them
 
     def _step(self, stage: str, batch: Batch) -> tuple[Tensor, Outcome]:
-        """Loss and outcome of a batch, with its metrics updated and logged."""
+        """Loss and outcome of a batch, with its metrics updated."""
         outcome = self.network(batch.events)
         loss = self.loss.from_logits(outcome.logits, batch.labels)
         metrics: Any = self.metrics[f"{stage}_"]  # nn.ModuleDict has a method "train"
+        metrics["loss"].update(loss.detach(), weight=len(batch.labels))
         metrics["accuracy"].update(outcome.logits, batch.labels)
         for layer, counts in enumerate(outcome.counts):
             metrics[f"spikes_per_neuron_{layer}"].update(counts)
             metrics[f"silent_share_{layer}"].update(counts)
-        log: Any = {"on_step": False, "on_epoch": True, "batch_size": len(batch.labels)}
-        self.log(f"{stage}/loss", loss, prog_bar=stage == "val", **log)
-        for name, metric in metrics.items():
-            bar = stage == "val" and name == "accuracy"
-            self.log(f"{stage}/{name}", metric, prog_bar=bar, **log)
+        if stage == "train":
+            self.log_dict(
+                {f"train/{name}": metric for name, metric in metrics.items()},
+                on_step=False, on_epoch=True, batch_size=len(batch.labels),
+            )  # fmt: skip
         return loss, outcome
 
     def on_after_backward(self) -> None:
         guarded = sum(layer.guarded for layer in diagnostics.collect(self.network).values())
         self.log(
             "train/guarded_spikes", float(guarded), on_step=False, on_epoch=True,
-            reduce_fx="sum", batch_size=1,
+            reduce_fx="sum", sync_dist=True, batch_size=1,
         )  # fmt: skip
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -239,8 +275,8 @@ class SpikingClassifier(LightningModule):
 
 def _stage_metrics(num_classes: int, hidden: list[int]) -> nn.ModuleDict:
     metrics: dict[str, Metric] = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro")
-    }
+        "loss": MeanMetric(), "accuracy": MulticlassAccuracy(num_classes, average="micro")
+    }  # fmt: skip
     for layer, size in enumerate(hidden):
         metrics[f"spikes_per_neuron_{layer}"] = SpikesPerNeuron(size)
         metrics[f"silent_share_{layer}"] = SilentShare(size)

@@ -22,6 +22,7 @@ def evaluate(
     root: str | None = None,
     output: str | None = None,
     accelerator: Literal["auto", "cpu", "cuda"] = "cpu",
+    devices: int = 1,
 ) -> dict[str, float]:
     """Test a trained network; print the summary and draw the confusion matrix.
 
@@ -30,6 +31,7 @@ def evaluate(
         root: folder of other test data in SHD's layout; default: the data of training.
         output: folder for the figures; default: evaluate/ in the run's folder.
         accelerator: where to run.
+        devices: processes that share the samples, each on a device of its own.
     """
     quiet()
     try:
@@ -47,13 +49,15 @@ def evaluate(
     folder = Path(output) if output else checkpoint.parent.parent / "evaluate"
     trainer = Trainer(
         accelerator=accelerator,
+        devices=devices,
         logger=False,
         callbacks=[Figures(folder), ProgressBar(leave=False)],
         enable_model_summary=False,
     )
     results = dict(trainer.test(model, data, verbose=False)[0])
-    console.print(summary(results, str(checkpoint)))
-    print(f"figures: {folder}")
+    if trainer.is_global_zero:
+        console.print(summary(results, str(checkpoint)))
+        print(f"figures: {folder}")
     return results
 
 

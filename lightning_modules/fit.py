@@ -26,8 +26,9 @@ from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.configs_by_name import ConfigAction, config_folder, config_names
 from lightning_modules.data import SpokenDigits
 from lightning_modules.media import Media
+from lightning_modules.processes import is_first, shared_run
 from lightning_modules.report import console, memory, summary
-from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, new_run, resumed
+from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, resumed
 from lightning_modules.shd_files import DataFileError
 from lightning_modules.whole_files import WholeCheckpoints, WriteError, whole_file, write_json
 
@@ -106,7 +107,7 @@ class FitCLI(LightningCLI):
         stated = self.config.trainer.logger
         if self.config.wandb or "WandbLogger" in str(stated):
             wandb_mode.settle()
-        self.run = new_run(self.config.run_dir)
+        self.run = shared_run(self.config.run_dir)
         try:
             self.config.trainer.logger = loggers.placed(stated, self.run)
             super().instantiate_classes()
@@ -167,6 +168,7 @@ def quiet() -> None:
         "Total length of `list` across ranks is zero",  # no validation, as asked
         "Attribute 'loss' is an instance of `nn.Module`",  # kept so that checkpoints load
         "The number of training batches",  # on log_every_n_steps, for small sets
+        "Using `DistributedSampler`",  # ours repeats no sample of a test
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # Lightning against newer torch
         "Checkpoint directory .* exists and is not empty",  # on resuming, as it should
         r"\s*\S+ (parameter )?was deprecated in v4",  # jsonargparse: what older versions need
@@ -188,8 +190,9 @@ def main(args: list[str] | None = None) -> dict[str, float]:
 
 def _train(cli: FitCLI) -> dict[str, float]:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    cli.describe()
-    (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
+    if is_first():
+        cli.describe()
+        (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
     trainer.fit(model, data, ckpt_path=cli.config.ckpt_path)
 
     # Before the test: loading best.ckpt takes the history back to the epoch of that checkpoint.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_modules import event_kernels
-from lightning_modules.augment import Augmentation, DelayLine
+from lightning_modules.augment import Augmentation, DelayLine, pool_channels
 from lightning_modules.packed import SamplePool, SpikeArrays
 from snn_eventprop.events import SpikeEvents
 
@@ -49,7 +52,8 @@ class EventDataset(Dataset):
         augmentations: applied in this order.
         transform: of tonic's kind, applied to each sample as a structured array with fields t
             (us), x and p. Slow: one Python call per sample.
-        unique_dt: bin width (s) of the at-most-one-event rule after augmentation, or None.
+        pool_channels: neighbouring channels that are one unit after augmentation.
+        unique_dt: bin width (s) of the at-most-one-event rule after that, or None.
         delay_line: applied last.
         seed: of augmentations and random transforms.
     """
@@ -62,6 +66,7 @@ class EventDataset(Dataset):
         duration: float,
         augmentations: Sequence[Augmentation] = (),
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
+        pool_channels: int = 1,
         unique_dt: float | None = None,
         delay_line: DelayLine | None = None,
         seed: int = 0,
@@ -71,6 +76,7 @@ class EventDataset(Dataset):
         self.duration = duration
         self.augmentations = tuple(augmentations)
         self.transform = transform
+        self.pool_channels = pool_channels
         self.unique_dt = unique_dt
         self.delay_line = delay_line
         self.seed = seed
@@ -95,7 +101,11 @@ class EventDataset(Dataset):
             events = _transformed(events, self.transform, rng)
         for augmentation in self.augmentations:
             events = augmentation(events, rng)
-        if self.unique_dt is not None and (self.augmentations or self.transform is not None):
+        pooled = self.pool_channels > 1
+        if pooled:
+            events = pool_channels(events, self.pool_channels)
+        changed = self.augmentations or self.transform is not None or pooled
+        if self.unique_dt is not None and changed:
             events.times, events.units, events.offsets = event_kernels.one_per_bin(
                 events.times, events.units, events.offsets, events.num_units, self.unique_dt
             )
@@ -201,9 +211,20 @@ class EventLoader(DataLoader):
 
     ``state_dict`` says how many batches of which epoch were handed out; after ``load_state_dict``
     the next pass, if it is of that epoch, starts there. Lightning stores it in checkpoints.
+
+    Args:
+        dataset: maps a ``BatchKey`` to a ``Batch``.
+        sampler: yields ``BatchKey``s.
+        threads: that prepare batches ahead, beside or instead of ``num_workers`` processes: what
+            gathers and augments releases Python's lock, and batches then need not be copied from
+            process to process. 0: batches are made when they are asked for.
+        options: of ``DataLoader``.
     """
 
-    def __init__(self, dataset: EventDataset, sampler: EventSampler, **options: Any) -> None:
+    def __init__(
+        self, dataset: EventDataset, sampler: EventSampler, *, threads: int = 0, **options: Any
+    ) -> None:
+        self.threads = threads
         super().__init__(
             dataset, batch_size=None, sampler=sampler, collate_fn=_unchanged, **options
         )
@@ -218,11 +239,29 @@ class EventLoader(DataLoader):
         sampler.start = resume[1] if resume and resume[0] == sampler.epoch else 0
         self._handed_out = sampler.start
         try:
-            for batch in super().__iter__():
+            for batch in self._ahead() if self.threads else super().__iter__():
                 self._handed_out += 1
                 yield batch
         finally:
             sampler.start = 0
+
+    def _ahead(self) -> Iterator[Batch]:
+        """The batches in order, each thread at work on one and one more waiting for it."""
+        with ThreadPoolExecutor(self.threads, "snn_eventprop_loader") as pool:
+            keys = iter(self.sampler)
+            made = deque(pool.submit(self._make, key) for key in islice(keys, 2 * self.threads))
+            try:
+                while made:
+                    batch = made.popleft().result()
+                    made.extend(pool.submit(self._make, key) for key in islice(keys, 1))
+                    yield batch
+            finally:  # the loop over batches was left
+                for job in made:
+                    job.cancel()
+
+    def _make(self, key: BatchKey) -> Batch:
+        batch = self.dataset[key]
+        return Batch(*(part.pin_memory() for part in batch)) if self.pin_memory else batch
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]

@@ -1,4 +1,7 @@
-"""Activity of a hidden layer over an epoch, as torchmetrics (they add up over processes)."""
+"""What torchmetrics has not: activity of a hidden layer, and shares of possibly no samples.
+
+They add up over the batches of an epoch and over processes.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +38,24 @@ class SilentShare(_Activity):
 
     def compute(self) -> Tensor:
         return (self.spikes == 0).double().mean()
+
+
+class Share(Metric):
+    """Share of samples that are right; NaN where there was none."""
+
+    full_state_update = False
+    right: Tensor
+    samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("right", "samples"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, right: Tensor) -> None:
+        """Add a batch: [B] bool."""
+        self.right += right.sum()
+        self.samples += right.numel()
+
+    def compute(self) -> Tensor:
+        return self.right / self.samples

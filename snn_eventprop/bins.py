@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._operator import operator
 from .backends import cpu_bins
 from .backends.threads import over_samples
 
@@ -33,7 +34,7 @@ def num_bins(duration: float, dt: float) -> int:
     return bins
 
 
-@torch.library.custom_op("snn_eventprop::bin_of", mutates_args=())
+@operator("snn_eventprop::bin_of")
 def bin_of(times: Tensor, dt: float, steps: int = 2**31 - 1) -> Tensor:
     """Bin index (int32) of each time: bin k covers [k dt, (k+1) dt), the last of ``steps`` more."""
     return (times.double() / dt + _EDGE).floor_().clamp_(max=steps - 1).int()

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ._operator import no_second_derivative, operator
 from .backends import cpu_readout
 from .backends.threads import over_samples
 from .discretisation import psp_coefficient
@@ -80,7 +81,7 @@ def _samples(offsets: Tensor, events: int) -> Tensor:
     )
 
 
-@torch.library.custom_op("snn_eventprop::gathered_response", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::gathered_response", device_types="cpu")
 def _gathered_response(
     times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
     tau_syn: Tensor, duration: float, weighting: str,
@@ -123,7 +124,7 @@ def _(times, units, offsets, num_units, tau_mem, tau_syn, duration, weighting):
     return times.new_empty(offsets.shape[0] - 1, num_units), torch.empty_like(times)
 
 
-@torch.library.custom_op("snn_eventprop::spread_slopes", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::spread_slopes", device_types="cpu")
 def _spread_slopes(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
     out = torch.empty_like(slopes)
     arguments = (
@@ -143,6 +144,9 @@ def _spread_on_gpu(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor)
 @_spread_slopes.register_fake
 def _(grad, units, offsets, slopes):
     return torch.empty_like(slopes)
+
+
+_spread_slopes.register_autograd(no_second_derivative)
 
 
 def _keep_slopes(ctx, inputs, output) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import _report
 from ._extras import installed, require
+from ._operator import no_second_derivative, operator
 from .backends import cpu_delays, cpu_grid
 from .backends.threads import over_samples
 from .delays import LONGEST
@@ -69,16 +70,20 @@ def _zeros(shape: tuple, like: Tensor, wanted: bool = True) -> Tensor:
     return like.new_zeros(shape if wanted else (0,) * len(shape))
 
 
+def check_delays(name: str, shortest: float, longest: float) -> None:
+    """Raise ValueError unless delays are bins that can be counted."""
+    if not 0 <= shortest <= longest <= LONGEST:
+        raise ValueError(f"{name} must be 0 to {LONGEST} bins, got {shortest:g} to {longest:g}")
+
+
 def _delay_bins(name: str, delay: Optional[Tensor], shape: tuple[int, int]) -> np.ndarray:
     """Delays [from, to] in whole bins, [to, from]; none are zeros."""
     if delay is None:
         return np.zeros(shape[::-1], np.uint16)
     check_finite(DIVERGED, **{name: delay})
     bins = delay.detach().t().contiguous().round().numpy()
-    if bins.size and not 0 <= bins.min() <= bins.max() <= LONGEST:
-        raise ValueError(
-            f"{name} must be 0 to {LONGEST} bins, got {bins.min():g} to {bins.max():g}"
-        )
+    if bins.size:
+        check_delays(name, bins.min(), bins.max())
     return bins.astype(np.uint16)
 
 
@@ -122,7 +127,7 @@ def check_finite(mend: str, **tensors: Optional[Tensor]) -> None:
                 )
 
 
-@torch.library.custom_op("snn_eventprop::grid_forward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::grid_forward", device_types="cpu")
 def _forward(
     bins: Tensor,
     units: Tensor,
@@ -219,7 +224,7 @@ def _(
     )  # fmt: skip
 
 
-@torch.library.custom_op("snn_eventprop::grid_backward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::grid_backward", device_types="cpu")
 def _backward(
     bins: Tensor,
     units: Tensor,
@@ -323,7 +328,7 @@ def _backward(
     )  # fmt: skip
 
 
-@torch.library.custom_op("snn_eventprop::delayed_worth", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::delayed_worth", device_types="cpu")
 def _delayed_worth(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor:
     """What one unit of each input is worth in each bin, ``[T, B, N]``, without delays
     ``grad_current @ weight.T``: sum over j of weight[i, j] grad_current[k + delay[i, j], :, j]."""
@@ -373,14 +378,7 @@ def _(
     )
 
 
-def _no_double_backward(ctx, *grads):
-    raise RuntimeError(
-        "EventProp has no second derivative: drop create_graph=True, or compute the inner "
-        "gradient without it"
-    )
-
-
-_backward.register_autograd(_no_double_backward)
+_backward.register_autograd(no_second_derivative)
 
 _FORWARD_ARGUMENTS = (
     "bins units values offsets raster event_stamps input_current weight recurrent coefficients "
@@ -454,7 +452,7 @@ def _autograd_backward(
 _forward.register_autograd(_autograd_backward, setup_context=_setup_context)
 
 
-@torch.library.custom_op("snn_eventprop::dense_events", mutates_args=())
+@operator("snn_eventprop::dense_events")
 def _dense_events(raster: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     index = raster.transpose(0, 1).nonzero()
     sample, bins, units = index.unbind(1)
@@ -479,7 +477,7 @@ def _(raster):
     )
 
 
-@torch.library.custom_op("snn_eventprop::to_raster", mutates_args=())
+@operator("snn_eventprop::to_raster")
 def _to_raster(
     stamps: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, steps: int, size: int, hold: bool
 ) -> Tensor:
@@ -497,7 +495,7 @@ def _(stamps, bins, units, offsets, steps, size, hold):
     return stamps.new_empty((steps, offsets.shape[0] - 1, size))
 
 
-@torch.library.custom_op("snn_eventprop::raster_worth_change", mutates_args=())
+@operator("snn_eventprop::raster_worth_change")
 def _raster_worth_change(
     grad: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, hold: bool
 ) -> Tensor:
@@ -515,6 +513,9 @@ def _raster_worth_change(
 @_raster_worth_change.register_fake
 def _(grad, bins, units, offsets, hold):
     return grad.new_empty(bins.shape)
+
+
+_raster_worth_change.register_autograd(no_second_derivative)
 
 
 def _raster_setup(ctx, inputs, output) -> None:

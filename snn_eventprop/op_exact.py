@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import _report
+from ._operator import no_second_derivative, operator
 from .backends import cpu_exact
 from .backends.threads import over_samples
 from .op import DIVERGED, check_backend, check_finite
@@ -59,7 +60,7 @@ def of_constants(grad: Tensor, tau: Tensor) -> Tensor:
     return grad if tau.numel() > 1 or grad.numel() == 1 else grad.sum().reshape(tau.shape)
 
 
-@torch.library.custom_op("snn_eventprop::exact_forward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::exact_forward", device_types="cpu")
 def _forward(
     times: Tensor,
     units: Tensor,
@@ -127,7 +128,7 @@ def _(
     )  # fmt: skip
 
 
-@torch.library.custom_op("snn_eventprop::exact_backward", mutates_args=(), device_types="cpu")
+@operator("snn_eventprop::exact_backward", device_types="cpu")
 def _backward(
     times: Tensor,
     units: Tensor,
@@ -210,14 +211,7 @@ def _(
     )  # fmt: skip
 
 
-def _no_double_backward(ctx, *grads):
-    raise RuntimeError(
-        "EventProp has no second derivative: drop create_graph=True, or compute the inner "
-        "gradient without it"
-    )
-
-
-_backward.register_autograd(_no_double_backward)
+_backward.register_autograd(no_second_derivative)
 
 _ARGUMENTS = (
     "times units offsets weight recurrent tau_mem tau_syn threshold v_reset floor "

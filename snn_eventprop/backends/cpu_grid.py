@@ -186,7 +186,8 @@ def _all_finite(values):
 def _powers(s, c, m, count):
     """The one-step map (s, c, m) composed with itself 2^j times, j < count: [count, 3, H]."""
     table = np.empty((count, 3, s.shape[0]), s.dtype)
-    table[0, 0], table[0, 1], table[0, 2] = s, c, m
+    for h in range(s.shape[0]):  # assigning whole rows takes a second longer to compile
+        table[0, 0, h], table[0, 1, h], table[0, 2, h] = s[h], c[h], m[h]
     for j in range(1, count):
         for h in range(s.shape[0]):
             s1, c1, m1 = table[j - 1, 0, h], table[j - 1, 1, h], table[j - 1, 2, h]

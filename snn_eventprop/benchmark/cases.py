@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -45,6 +46,11 @@ class Case:
     def dt(self) -> float:
         """Width of a time step, s."""
         return self.duration / self.steps
+
+    @property
+    def dt_ms(self) -> float:
+        """Width of a time step, ms."""
+        return 1e3 * self.dt
 
     def __str__(self) -> str:
         return f"T={self.steps}, H={self.hidden}, B={self.batch}"
@@ -108,6 +114,16 @@ def draw_weights(case: Case) -> Weights:
     )
 
 
+DTS = (10e-3, 5e-3, 2e-3, 1e-3)  # s
+
+
+def with_steps(cases: list[Case], dts: Sequence[float]) -> list[Case]:
+    """The cases cut into steps of each of ``dts`` (s)."""
+    return [
+        replace(case, steps=max(round(case.duration / dt), 1)) for case in cases for dt in dts
+    ]
+
+
 class Sweep(NamedTuple):
     """Cases that differ in one field."""
 
@@ -117,7 +133,7 @@ class Sweep(NamedTuple):
 
 
 def sweeps(base: Case, quick: bool = False) -> list[Sweep]:
-    """How the cost grows with steps, neurons, batch, input events, spikes, and length.
+    """How the cost grows with dt, neurons, batch, input events, spikes, and length.
 
     ``quick`` keeps the smaller values.
     """
@@ -133,7 +149,7 @@ def sweeps(base: Case, quick: bool = False) -> list[Sweep]:
         for n in (1, 3, 10, 30, 100)
     ]  # fmt: skip
     return [
-        vary("steps for the same events", "steps", [250, 500, 1000, 2000]),
+        Sweep("dt_ms", "time step for the same events", with_steps([base], DTS)),
         vary("hidden neurons", "hidden", [64, 128, 256, 512, 1024], small),
         vary("batch", "batch", [16, 64, 256, 1024, 4096]),
         vary("input events per sample", "events", [2000, 4000, 8000, 16000], small),

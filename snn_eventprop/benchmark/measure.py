@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from .cases import Case
 from .peers import PEERS
+from .process import WorkerError, WorkerProcess
 
 Progress = Callable[[str], None]
-_PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -26,10 +22,12 @@ class Row:
 
     method: str
     case: Case
+    threads: int
+    device: str
     skipped: str = ""
     remark: str = ""
     seconds: list[float] = field(default_factory=list)  # whole steps
-    forward: list[float] = field(default_factory=list)  # their part until the loss, if known
+    forward: list[float] = field(default_factory=list)  # their part until the loss
     peak_mib: float = 0.0
     input_mib: float = 0.0
     peak_includes_warm_up: bool = False
@@ -52,71 +50,6 @@ class Row:
         return result
 
 
-class WorkerError(RuntimeError):
-    """A worker could not do what it was asked for."""
-
-
-class _Process:
-    """The other end of ``worker.serve``."""
-
-    def __init__(self, threads: int) -> None:
-        environment = dict(os.environ)
-        paths = [str(_PACKAGE_ROOT), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-            environment[name] = str(threads)
-        self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env=environment,
-        )  # fmt: skip
-
-    def send(self, do: str, **arguments: Any) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # receive says how it died
-
-    def receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise WorkerError(self._death())
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(answer["error"])
-        return answer
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        self.send(do, **arguments)
-        return self.receive()
-
-    def _death(self) -> str:
-        code = self._process.wait()
-        if code == -9:
-            return "killed, most likely for want of memory"
-        self._errors.seek(0)
-        lines = [line for line in self._errors.read().splitlines() if line.strip()]
-        return f"its process ended with status {code}: {lines[-1] if lines else 'no message'}"
-
-    def close(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
-
-
 def missing(methods: Sequence[str]) -> dict[str, str]:
     """Why methods cannot run, for those whose library is not installed."""
     return {
@@ -127,19 +60,18 @@ def missing(methods: Sequence[str]) -> dict[str, str]:
 
 
 def measure(
-    case: Case, methods: Sequence[str], repeats: int, threads: int, progress: Progress
-) -> list[Row]:
+    case: Case, methods: Sequence[str], repeats: int, threads: int, device: str,
+    progress: Progress,
+) -> list[Row]:  # fmt: skip
     """One row per method. A method that fails is skipped, with the reason in its row.
 
     Each repeat takes one step of every method, in turn: whatever slows the machine for a while
     slows all of them.
     """
-    rows = {method: Row(method, case) for method in methods}
+    rows = {method: Row(method, case, threads, device) for method in methods}
     for method in methods:
-        too_much = _elsewhere(case, method) or _too_much(case, method)
-        if too_much:
-            rows[method].skipped = too_much
-    running: dict[str, _Process] = {}
+        rows[method].skipped = _too_much(case, method, device)
+    running: dict[str, WorkerProcess] = {}
 
     def ask(whom: str, do: str, /, **arguments: Any) -> dict[str, Any]:
         try:
@@ -152,10 +84,10 @@ def measure(
     try:
         for method in methods:
             if not rows[method].skipped:
-                running[method] = _Process(threads)
+                running[method] = WorkerProcess(threads, device)
         for method in list(running):
             progress(f"{case}: starting {PEERS[method].label}")
-            ask(method, "start", method=method, threads=threads, device=case.device)
+            ask(method, "start", method_name=method, threads=threads, device=device)
         for method in list(running):
             progress(f"{case}: warming up {PEERS[method].label}")
             built = ask(method, "build", case=asdict(case))
@@ -167,8 +99,7 @@ def measure(
                 step = ask(method, "step")
                 if step:
                     rows[method].seconds.append(step["total"])
-                    if step["forward"] is not None:
-                        rows[method].forward.append(step["forward"])
+                    rows[method].forward.append(step["forward"])
         for method in list(running):
             peak = ask(method, "peak")
             if peak:
@@ -180,17 +111,9 @@ def measure(
     return list(rows.values())
 
 
-def _elsewhere(case: Case, method: str) -> str:
-    """Says so where a method is not measured on the device of a case."""
-    devices = PEERS[method].devices
-    return "" if case.device in devices else f"is measured on {' and '.join(devices)} alone"
-
-
-def _too_much(case: Case, method: str) -> str:
+def _too_much(case: Case, method: str, device: str) -> str:
     """Says so where a case would not fit into memory, by a generous estimate."""
-    if case.device != "cpu":
-        return ""
-    available = _available_memory()
+    available = torch.cuda.mem_get_info()[0] if device == "cuda" else _available_memory()
     events = 60 * case.batch * (case.events + case.hidden * case.spikes)
     raster = 4 * case.batch * case.steps * (2 * case.inputs + 16 * case.hidden)
     needed = events + raster * PEERS[method].dense

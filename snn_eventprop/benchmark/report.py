@@ -12,34 +12,38 @@ from typing import Any
 
 import torch
 
-from .cases import Case, Sweep
+from .cases import Case, Sweep, Weights
+from .epoch import Epoch, Floor, share
+from .gradients import Distance
 from .measure import Row
 from .peers import BASELINE, OURS, PEERS
+from .startup import Startup
 
 LEGEND = """\
 One training step: forward, sum-exp loss, backward; ms per sample, median and range over repeats
-whose steps alternate between methods. Peak memory: growth of each method's own process over what
-it held before input and network were made, input included{warm_up}.
+whose steps alternate between methods. Peak memory: {memory}, input included{warm_up}.
 Time and memory ratios: snnTorch over the row. Spikes: per hidden neuron and sample, after each
 method's input weights were scaled to {spikes:g}. Input: {events} events per sample over {inputs} \
 channels in {duration:g} s."""
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: Sequence[int], device: str) -> dict[str, Any]:
     """What the figures were taken on."""
     versions = {}
-    for name in ("torch", "numba", "numpy", *(peer.install for peer in PEERS.values())):
+    names = ("torch", "numba", "numpy", *(peer.install for peer in PEERS.values()))
+    for name in dict.fromkeys(names):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
     return {
         "processor": _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cpu_count": os.cpu_count(),
-        "threads": threads,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "threads": list(threads),
         "system": platform.system(),
         "python": platform.python_version(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": versions,
     }
 
@@ -57,16 +61,22 @@ def _processor() -> str:
 
 def describe_machine(facts: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    gpu = f"{facts['gpu']}, " if facts["gpu"] else ""
+    device = "" if facts["device"] == "cpu" else f"{facts['device']}; "
+    threads = " and ".join(map(str, facts["threads"]))
+    load = facts["load_average"]
+    busy = "" if load is None else f", {load:.1f} processes were running before"
     return (
-        f"{gpu}{facts['processor']}, {facts['threads']} of {facts['cpu_count']} processors, "
+        f"{device}{facts['processor']}, {threads} of {facts['cpu_count']} processors{busy}, "
         f"{facts['system']}, Python {facts['python']}\n{versions}"
     )
 
 
 def legend(rows: Sequence[Row], case: Case) -> str:
     warm_up = any(row.peak_includes_warm_up for row in rows if not row.skipped)
+    on_device = any(row.device == "cuda" for row in rows)
     return LEGEND.format(
+        memory="growth of what was allocated on the device" if on_device else
+        "growth of each method's own process over\nwhat it held before input and network were made",
         warm_up=" and warm-up too" if warm_up else ", warm-up not",
         spikes=case.spikes, events=case.events, inputs=case.inputs, duration=case.duration,
     )  # fmt: skip
@@ -110,30 +120,106 @@ def case_table(rows: Sequence[Row]) -> str:
     body = []
     for row in done:
         scale = 1e3 / row.case.batch
-        forward = median(row.forward) * scale if row.forward else None
-        backward = (
-            median(t - f for t, f in zip(row.seconds, row.forward, strict=True)) * scale
-            if row.forward
-            else None
-        )
+        backward = median(t - f for t, f in zip(row.seconds, row.forward, strict=True))
         body.append((
             row.label,
             number(row.ms_per_sample),
             f"{number(min(row.seconds) * scale)}-{number(max(row.seconds) * scale)}",
-            "-" if forward is None else number(forward),
-            "-" if backward is None else number(backward),
+            number(median(row.forward) * scale),
+            number(backward * scale),
             _ratio(baseline.ms_per_sample, row.ms_per_sample) if baseline else "-",
             number(row.peak_mib),
             number(row.input_mib),
             _ratio(baseline.peak_mib, row.peak_mib) if baseline else "-",
             number(row.spikes),
         ))  # fmt: skip
-    title = str(rows[0].case) if rows else ""
+    title = f"{rows[0].case}, {_workers(rows[0])}" if rows else ""
     parts = [title, columns(CASE_HEADER, body)]
     parts += [f"{row.label}: {row.remark}" for row in done if row.remark]
     parts += [f"{row.label}: skipped, {row.skipped}" for row in rows if row.skipped]
     parts += verdict(rows)
     return "\n".join(parts)
+
+
+def _workers(row: Row) -> str:
+    if row.device == "cuda":
+        return "on the GPU"
+    return f"{row.threads} thread{'s' * (row.threads > 1)}"
+
+
+def thread_table(rows: Sequence[Row]) -> str:
+    """Each method's time by the number of threads, for one case."""
+    done = [row for row in rows if not row.skipped]
+    fewest = min(row.threads for row in done)
+    first = {row.method: row.ms_per_sample for row in done if row.threads == fewest}
+    body = [
+        (row.label, str(row.threads), number(row.ms_per_sample),
+         _ratio(first[row.method], row.ms_per_sample))
+        for row in sorted(done, key=lambda row: (list(PEERS).index(row.method), row.threads))
+        if row.method in first
+    ]  # fmt: skip
+    header = ("method", "threads", "ms/sample", f"over {fewest} thread{'s' * (fewest > 1)}")
+    return f"Threads ({rows[0].case})\n" + columns(header, body)
+
+
+def gradient_table(rows: Sequence[Distance]) -> str:
+    """Relative error and cosine against continuous time, by parameter."""
+    names = Weights._fields
+    header = ("method", "dt, ms", "spikes", *(f"{n} error" for n in names),
+              *(f"{n} cosine" for n in names))  # fmt: skip
+    body = [
+        (row.label, f"{1e3 * row.case.dt:g}", number(row.spikes),
+         *(number(row.relative_error[n]) for n in names),
+         *(f"{row.cosine[n]:.3f}" for n in names))
+        for row in rows if not row.skipped
+    ]  # fmt: skip
+    left_out = [
+        f"{row.label}, dt {1e3 * row.case.dt:g} ms: not compared, {row.skipped}"
+        for row in rows if row.skipped
+    ]  # fmt: skip
+    case = rows[0].case
+    title = (
+        f"Gradients against the exact solver in float64, same weights and grazing guard "
+        f"(H={case.hidden}, B={case.batch}): |g - g*| / |g*| and cosine"
+    )
+    return "\n".join([title, columns(header, body), *left_out])
+
+
+def epoch_table(rows: Sequence[Epoch], floors: dict[str, Floor]) -> str:
+    """Seconds of an epoch, and the share of the floor."""
+    case = rows[0].case
+    body = [
+        (row.label, number(row.steps), number(row.whole), f"{row.samples / row.whole:,.0f}",
+         number(row.peak_mib),
+         f"{share(row, floors[row.method]):.0%}" if row.method in floors else "-")
+        for row in rows if not row.skipped
+    ]  # fmt: skip
+    header = ("method", "steps, s", "whole, s", "samples/s", "peak MiB", "of floor")
+    lines = [
+        f"One epoch: {rows[0].samples:,} samples of {case.events:,} events, {case}, with Adam;\n"
+        "whole = steps, and encoding, transfer and the update of the weights",
+        columns(header, body),
+    ]
+    for method, least in floors.items():
+        lines.append(
+            f"{PEERS[method].label}, floor: {least.rows / 1e6:,.0f} million weight rows, "
+            f"{least.gigabytes:,.0f} GB and {least.gigaflop:,.0f} GFLOP; at the "
+            f"{least.gigabytes_per_s:,.0f} GB/s at which torch's embedding_bag sums such rows, "
+            f"{number(least.seconds)} s"
+        )
+    lines += [f"{row.label}: skipped, {row.skipped}" for row in rows if row.skipped]
+    return "\n".join(lines)
+
+
+def startup_table(rows: Sequence[Startup]) -> str:
+    """Import and first step."""
+    header = ("seconds", "kernels", "import torch", "import ours", "first step", "its CPU time")
+    body = [
+        (PEERS[row.method].label, "cached" if row.cached else "compiled", number(row.torch),
+         number(row.package), number(row.first), number(row.cpu))
+        for row in rows
+    ]  # fmt: skip
+    return "First use in a new process\n" + columns(header, body)
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
@@ -198,15 +284,19 @@ def sweep_table(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def figure(
-    path: Path, shapes: Sequence[Sequence[Row]], swept: Sequence[tuple[Sweep, Sequence[Row]]]
+    path: Path,
+    shapes: Sequence[Sequence[Row]],
+    swept: Sequence[tuple[Sweep, Sequence[Row]]],
+    distances: Sequence[Distance],
 ) -> None:
-    """Time (top) and memory (bottom): bars for shapes, lines for sweeps."""
+    """Time (top) and memory (bottom): bars for shapes, lines for sweeps. With gradients a last
+    column: their relative error and cosine."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    count = bool(shapes) + len(swept)
+    count = bool(shapes) + len(swept) + bool(distances)
     drawing, axes = pyplot.subplots(
         2, count, figsize=(3.6 * count + 1.2, 6), squeeze=False, layout="constrained"
     )
@@ -215,6 +305,9 @@ def figure(
         m for m in PEERS
         if m not in methods and any(r.method == m for _, rows in swept for r in rows)
     ]  # fmt: skip
+    methods += [
+        m for m in PEERS if m not in methods and any(row.method == m for row in distances)
+    ]
     colour = {m: f"C{i}" for i, m in enumerate(PEERS)}
     figures = {
         "ms per sample": lambda row: row.ms_per_sample,
@@ -233,10 +326,10 @@ def figure(
                 ]
                 if bars:
                     axis.bar(*zip(*bars, strict=True), width, color=colour[method])
-            labels = [str(rows[0].case).replace(", ", "\n") for rows in shapes]
+            labels = [f"{rows[0].case}, {_workers(rows[0])}".replace(", ", "\n") for rows in shapes]
             axis.set_xticks([s + 0.4 - width / 2 for s in range(len(shapes))], labels)
             axis.set(yscale="log", ylabel=name, title="shapes")
-        for axis, (sweep, rows) in zip(panels, swept, strict=True):
+        for axis, (sweep, rows) in zip(panels, swept, strict=False):
             for method in methods:
                 points = [
                     (getattr(row.case, sweep.varied), value(row))
@@ -247,7 +340,25 @@ def figure(
                     axis.plot(*zip(*points, strict=True), "o-", color=colour[method])
             axis.set(xscale="log", yscale="log", xlabel=sweep.varied, ylabel=name)
             axis.set_title(sweep.title, fontsize=9)
+    if distances:
+        _gradient_panels(axes[0][-1], axes[1][-1], methods, colour, distances)
     handles = [pyplot.Line2D([], [], color=colour[m], lw=4, label=PEERS[m].label) for m in methods]
     drawing.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     drawing.savefig(path, dpi=150)
     pyplot.close(drawing)
+
+
+def _gradient_panels(
+    top: Any, bottom: Any, methods: Sequence[str], colour: dict[str, str],
+    distances: Sequence[Distance],
+) -> None:  # fmt: skip
+    """Of the input weights, against dt."""
+    for method in methods:
+        rows = [row for row in distances if row.method == method and not row.skipped]
+        if rows:
+            dt = [1e3 * row.case.dt for row in rows]
+            top.plot(dt, [row.relative_error["input"] for row in rows], "o-", color=colour[method])
+            bottom.plot(dt, [row.cosine["input"] for row in rows], "o-", color=colour[method])
+    top.set(xscale="log", yscale="log", xlabel="dt, ms", ylabel="relative error")
+    top.set_title("gradient of the input weights\nagainst continuous time", fontsize=9)
+    bottom.set(xscale="log", xlabel="dt, ms", ylabel="cosine")

@@ -2,94 +2,34 @@
 
 Requests and answers are lines of JSON on standard input and output:
 
-    start  import the library and take a step of a tiny network, so that imports, compilation and
-           thread pools are no part of what is measured
-    build  make input and network of a case, scale the weights, take a step to warm up
-    step   forward, loss, backward once
-    peak   largest growth of the process since before ``build`` made the input
+    start      import the library and take a step of a tiny network, so that imports, compilation
+               and thread pools are no part of what is measured
+    build      make input and network of a case, scale the weights, take a step to warm up
+    step       forward, loss, backward once
+    peak       largest growth of the process since before ``build`` made the input
+    gradients  write those of the last step to a file
+    epoch      many steps, each with new input and an update of the weights
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
 import sys
 from dataclasses import replace
+from time import perf_counter, process_time
 from typing import Any, TextIO
 
 import torch
 
 from .cases import Case, draw_events, draw_targets
-from .peers import PEERS, Network
+from .memory import MIB, DeviceMemory, Memory
+from .peers import method
+from .peers.base import Network
 
-_MIB = 2**20
 _CALIBRATION_SAMPLES = 4
 _TINY = Case(steps=20, hidden=8, batch=2, events=200, spikes=1.0, duration=0.02, inputs=30)
-
-
-class Memory:
-    """Growth of this process's peak memory from the moment of construction, in MiB.
-
-    On Linux the kernel's peak is set back after the warm-up, so that what compilation and making
-    the input took for a moment does not count. Elsewhere it does, and ``exact`` is False.
-    """
-
-    def __init__(self) -> None:
-        self.exact = self.restart()
-        self._before = self._field("VmRSS") if self.exact else self._usage()
-
-    def restart(self) -> bool:
-        """Forget the peak so far; False where the system cannot."""
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-        except (OSError, AttributeError):
-            pass  # not glibc: freed memory may stay in the process
-        try:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")
-            return True
-        except OSError:
-            return False
-
-    def now(self) -> float:
-        return (self._field("VmRSS") if self.exact else self._usage()) - self._before
-
-    def peak(self) -> float:
-        return (self._field("VmHWM") if self.exact else self._usage()) - self._before
-
-    @staticmethod
-    def _field(name: str) -> float:
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith(name):
-                    return int(line.split()[1]) / 1024
-        raise OSError(f"/proc/self/status has no {name}")
-
-    @staticmethod
-    def _usage() -> float:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return used / _MIB if sys.platform == "darwin" else used / 1024
-
-
-class DeviceMemory:
-    """The same of what torch has allocated on the GPU."""
-
-    exact = True
-
-    def __init__(self) -> None:
-        self._before = torch.cuda.memory_allocated() / _MIB
-
-    def restart(self) -> bool:
-        torch.cuda.reset_peak_memory_stats()
-        return True
-
-    def now(self) -> float:
-        return torch.cuda.memory_allocated() / _MIB - self._before
-
-    def peak(self) -> float:
-        return torch.cuda.max_memory_allocated() / _MIB - self._before
+_BATCHES = 4  # different ones in an epoch
 
 
 def calibrate(network: Network, encoded: Any, target: float) -> float:
@@ -112,27 +52,37 @@ def calibrate(network: Network, encoded: Any, target: float) -> float:
 class Worker:
     """State between requests."""
 
-    def start(self, method: str, threads: int, device: str) -> dict[str, Any]:
+    def start(self, method_name: str, threads: int, device: str) -> dict[str, Any]:
         torch.set_num_threads(threads)
-        self.make = PEERS[method].load()
-        network = self.make(replace(_TINY, device=device))
+        self.make = method(method_name).load()
+        self.device = device
+        network = self._network(_TINY)
         encoded = network.encode(draw_events(_TINY))
         network.spikes_per_neuron(encoded)
-        network.step(encoded, draw_targets(_TINY).to(device))
+        network.step(encoded, draw_targets(_TINY))
         return {"threads": torch.get_num_threads()}
 
-    def build(self, case: dict[str, Any]) -> dict[str, Any]:
-        wanted = Case(**case)
-        self.memory = Memory() if wanted.device == "cpu" else DeviceMemory()
-        events = draw_events(wanted)
-        self.network = self.make(wanted)
+    def _network(self, case: Case) -> Network:
+        network = self.make(case)
+        network.move(self.device)
+        return network
+
+    def build(self, case: dict[str, Any], gain: float | None = None) -> dict[str, Any]:
+        """``gain`` scales the input weights; None: as ``case.spikes`` asks for."""
+        self.case = Case(**case)
+        self.memory = Memory() if self.device == "cpu" else DeviceMemory()
+        events = draw_events(self.case)
+        self.network = self._network(self.case)
         self.encoded = self.network.encode(events)
-        few = events[: min(wanted.batch, _CALIBRATION_SAMPLES)]
-        self.target = draw_targets(wanted).to(wanted.device)
+        few = events[: min(self.case.batch, _CALIBRATION_SAMPLES)]
+        self.target = draw_targets(self.case)
         del events
         self.memory.restart()
         input_mib = self.memory.now()
-        gain = calibrate(self.network, self.network.encode(few), wanted.spikes)
+        if gain is None:
+            gain = calibrate(self.network, self.network.encode(few), self.case.spikes)
+        else:
+            self.network.set_gain(gain)
         spikes = self.network.spikes_per_neuron(self.encoded)
         self.network.step(self.encoded, self.target)
         self.memory.restart()
@@ -141,11 +91,41 @@ class Worker:
         }  # fmt: skip
 
     def step(self) -> dict[str, Any]:
+        before = process_time()
         forward, total = self.network.step(self.encoded, self.target)
-        return {"forward": forward, "total": total}
+        return {"forward": forward, "total": total, "processor": process_time() - before}
 
     def peak(self) -> dict[str, Any]:
+        on_device = self.network.peak_device_memory()
+        if on_device is not None:
+            return {"peak_mib": on_device / MIB, "includes_warm_up": True}
         return {"peak_mib": self.memory.peak(), "includes_warm_up": not self.memory.exact}
+
+    def gradients(self, path: str) -> dict[str, Any]:
+        if self.network.differs:
+            return {"differs": self.network.differs}
+        torch.save(self.network.gradients(), path)
+        return {}
+
+    def epoch(self, samples: int) -> dict[str, Any]:
+        """Seconds of the steps alone, and with encoding, transfer and Adam."""
+        drawn = [replace(self.case, seed=self.case.seed + 10 * i) for i in range(_BATCHES)]
+        batches = [(draw_events(case), draw_targets(case)) for case in drawn]
+        if self.device == "cuda":
+            batches = [(events.pin_memory(), target.pin_memory()) for events, target in batches]
+        rest, steps, number = samples, 0.0, 0
+        start = perf_counter()
+        while rest > 0:
+            events, target = batches[number % _BATCHES]
+            if rest < self.case.batch:
+                events, target = events[:rest], target[:rest]
+            steps += self.network.step(self.network.encode(events), target)[1]
+            self.network.update()
+            rest -= self.case.batch
+            number += 1
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return {"steps": steps, "whole": perf_counter() - start, "batches": number}
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

@@ -17,8 +17,8 @@ class Peer(NamedTuple):
     network: str  # class in ``module``
     package: str  # importable name of the library
     install: str
-    dense: bool  # whether its memory grows with steps x neurons
-    devices: tuple[str, ...] = ("cpu",)
+    dense: bool = True  # whether its memory grows with steps x neurons
+    slow: bool = False  # seconds per sample: measured where it is asked for by name
 
     def installed(self) -> bool:
         return find_spec(self.package) is not None
@@ -28,25 +28,33 @@ class Peer(NamedTuple):
         return getattr(import_module(f".{self.module}", __name__), self.network)
 
 
+def _ours(label: str, network: str) -> Peer:
+    return Peer(label, "ours", network, "snn_eventprop", "snn-eventprop", dense=False)
+
+
 PEERS = {
-    "grid": Peer(
-        "ours, grid", "ours", "Grid", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
-    ),
-    "grid-delays": Peer(
-        "ours, grid, learned delays", "ours", "GridDelays", "snn_eventprop", "snn-eventprop", False
-    ),
-    "exact": Peer(
-        "ours, exact", "ours", "Exact", "snn_eventprop", "snn-eventprop", False, ("cpu", "cuda")
-    ),
-    "snntorch": Peer("snnTorch BPTT", "snntorch", "SnnTorchTutorial", "snntorch", "snntorch", True),
+    "grid": _ours("ours, grid", "Grid"),
+    "grid-delays": _ours("ours, grid, learned delays", "GridDelays"),
+    "exact": _ours("ours, exact", "Exact"),
+    "snntorch": Peer("snnTorch BPTT", "snntorch", "SnnTorchTutorial", "snntorch", "snntorch"),
     "snntorch-hoisted": Peer(
-        "snnTorch BPTT, hoisted", "snntorch", "SnnTorch", "snntorch", "snntorch", True
+        "snnTorch BPTT, hoisted", "snntorch", "SnnTorch", "snntorch", "snntorch"
     ),
-    "norse": Peer("Norse BPTT", "norse", "Norse", "norse", "norse", True),
+    "norse": Peer("Norse BPTT", "norse", "Norse", "norse", "norse"),
     "spikingjelly": Peer(
-        "SpikingJelly BPTT", "spikingjelly", "SpikingJelly", "spikingjelly", "spikingjelly", True
+        "SpikingJelly BPTT", "spikingjelly", "SpikingJelly", "spikingjelly", "spikingjelly"
     ),
-    "spyx": Peer("Spyx BPTT (JAX)", "spyx", "Spyx", "spyx", "spyx", True),
+    "spyx": Peer("Spyx BPTT (JAX)", "spyx", "Spyx", "spyx", "spyx"),
+    "jaxsnn": Peer(
+        "jaxsnn EventProp (JAX)", "jaxsnn", "Jaxsnn", "jaxsnn", "jaxsnn", dense=False, slow=True
+    ),
 }
 OURS = ("grid", "grid-delays", "exact")
 BASELINE = "snntorch"
+DEFAULT = tuple(name for name, peer in PEERS.items() if not peer.slow)
+REFERENCE = "reference"
+
+
+def method(name: str) -> Peer:
+    """One of ``PEERS``, or what gradients are compared with."""
+    return _ours("exact solver, float64", "Reference") if name == REFERENCE else PEERS[name]

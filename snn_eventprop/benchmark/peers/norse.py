@@ -6,12 +6,11 @@ import norse.torch as norse
 import torch
 from torch import Tensor, nn
 
-from ...events import SpikeEvents
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
-from .base import TorchNetwork, linear
+from .base import DenseNetwork, linear
 
 
-class Norse(TorchNetwork):
+class Norse(DenseNetwork):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         weights = draw_weights(case)
@@ -19,7 +18,8 @@ class Norse(TorchNetwork):
         if case.dt >= TAU_SYN:
             # Its Euler step has the factor 1 - dt/tau_syn, which must not be negative.
             tau_syn = case.dt
-            self.remark = f"its Euler step needs dt < tau_syn: run with tau_syn = {tau_syn:g} s"
+            self.differs = f"its Euler step needs dt < tau_syn: run with tau_syn = {tau_syn:g} s"
+            self.remark = self.differs
         inverse = {
             "tau_syn_inv": torch.tensor(1 / tau_syn), "tau_mem_inv": torch.tensor(1 / TAU_MEM)
         }  # fmt: skip
@@ -32,10 +32,11 @@ class Norse(TorchNetwork):
             self.hidden.input_weights.copy_(weights.input)
             self.hidden.recurrent_weights.copy_(weights.recurrent)
         self.layers = nn.ModuleList([self.hidden, self.second, self.readout])
-        self.input_weight = self.hidden.input_weights
-
-    def encode(self, events: SpikeEvents) -> Tensor:
-        return events.to_dense(self.case.dt)
+        self.weights = {
+            "input": (self.hidden.input_weights, 1.0),
+            "recurrent": (self.hidden.recurrent_weights, 1.0),
+            "output": (self.second.weight, 1.0),
+        }
 
     @torch.no_grad()
     def spikes_per_neuron(self, encoded: Tensor) -> float:

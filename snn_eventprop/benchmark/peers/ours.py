@@ -13,6 +13,7 @@ from .base import TorchNetwork
 
 class Grid(TorchNetwork):
     solver: Solver = "grid"
+    dtype = torch.float32
     delay_steps = 0  # longest delay of input and recurrent synapses
 
     def __init__(self, case: Case) -> None:
@@ -20,22 +21,26 @@ class Grid(TorchNetwork):
         weights = draw_weights(case)
         self.hidden = EventPropLIF(
             case.inputs, case.hidden, recurrent=True, tau_mem=TAU_MEM, tau_syn=TAU_SYN,
-            dt=case.dt, solver=self.solver, max_delay=self.delay_steps * case.dt or None,
+            dt=case.dt, solver=self.solver, dtype=self.dtype,
+            max_delay=self.delay_steps * case.dt or None,
         )  # fmt: skip
-        self.readout = EventPropLI(
-            case.hidden, case.outputs, tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=case.dt
-        )
-        with torch.no_grad():
-            self.hidden.weight.copy_(weights.input)
-            self.hidden.recurrent_weight.copy_(weights.recurrent)
-            self.readout.weight.copy_(weights.output)
         if self.hidden.max_delay is not None:
             self.hidden.reset_delays(self.hidden.max_delay, self.hidden.max_delay)
-        self.layers = nn.ModuleList([self.hidden, self.readout]).to(case.device)
-        self.input_weight = self.hidden.weight
+        self.readout = EventPropLI(
+            case.hidden, case.outputs, tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=case.dt,
+            dtype=self.dtype,
+        )  # fmt: skip
+        assert self.hidden.recurrent_weight is not None
+        self.layers = nn.ModuleList([self.hidden, self.readout])
+        parameters = self.hidden.weight, self.hidden.recurrent_weight, self.readout.weight
+        self.weights = {}
+        for name, parameter in zip(weights._fields, parameters, strict=True):
+            self.weights[name] = parameter, 1.0
+            with torch.no_grad():
+                parameter.copy_(getattr(weights, name))
 
     def encode(self, events: SpikeEvents) -> SpikeEvents:
-        return events.to(self.case.device)
+        return events.to(self.device, dtype=self.dtype)
 
     @torch.no_grad()
     def spikes_per_neuron(self, encoded: SpikeEvents) -> float:
@@ -48,8 +53,15 @@ class Grid(TorchNetwork):
 
 class GridDelays(Grid):
     remark = "learned delays of up to 62 steps"
+    differs = "it has delays"
     delay_steps = 62
 
 
 class Exact(Grid):
     solver = "exact"
+
+
+class Reference(Exact):
+    """What gradients are compared with: continuous time in float64."""
+
+    dtype = torch.float64

@@ -9,12 +9,11 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
-from ...events import SpikeEvents
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
-from .base import TorchNetwork, linear
+from .base import DenseNetwork, linear
 
 
-class SnnTorch(TorchNetwork):
+class SnnTorch(DenseNetwork):
     remark = "one nn.Linear over the whole raster, then a loop over its unbound steps"
 
     def __init__(self, case: Case) -> None:
@@ -31,10 +30,11 @@ class SnnTorch(TorchNetwork):
             self.hidden.recurrent.weight.copy_(weights.recurrent * share)
             self.hidden.recurrent.bias.zero_()
         self.layers = nn.ModuleList([self.first, self.hidden, self.second, self.readout])
-        self.input_weight = self.first.weight  # type: ignore[assignment]
-
-    def encode(self, events: SpikeEvents) -> Tensor:
-        return events.to_dense(self.case.dt)
+        self.weights = {
+            "input": (self.first.weight, share),
+            "recurrent": (self.hidden.recurrent.weight, share),
+            "output": (self.second.weight, share),
+        }
 
     @torch.no_grad()
     def spikes_per_neuron(self, encoded: Tensor) -> float:

@@ -8,19 +8,18 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 from torch import Tensor, nn
 
-from ...events import SpikeEvents
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
-from .base import TorchNetwork, linear
+from .base import DenseNetwork, linear
 
 
-class SpikingJelly(TorchNetwork):
-    remark = "its readout has no synaptic current"
+class SpikingJelly(DenseNetwork):
+    remark = "the synaptic current of its readout is a line of ours"
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         weights = draw_weights(case)
         alpha, beta = math.exp(-case.dt / TAU_SYN), math.exp(-case.dt / TAU_MEM)
-        share = 1 - beta
+        share, self.alpha = 1 - beta, alpha
         self.first = linear(weights.input * share)
         self.recurrent = linear(weights.recurrent * share)
         self.hidden = neuron.CUBALIFNode(
@@ -32,10 +31,11 @@ class SpikingJelly(TorchNetwork):
         self.layers = nn.ModuleList(
             [self.first, self.recurrent, self.hidden, self.second, self.readout]
         )
-        self.input_weight = self.first.weight  # type: ignore[assignment]
-
-    def encode(self, events: SpikeEvents) -> Tensor:
-        return events.to_dense(self.case.dt)
+        self.weights = {
+            "input": (self.first.weight, share),
+            "recurrent": (self.recurrent.weight, share),
+            "output": (self.second.weight, 1.0),
+        }
 
     @torch.no_grad()
     def spikes_per_neuron(self, encoded: Tensor) -> float:
@@ -49,5 +49,13 @@ class SpikingJelly(TorchNetwork):
             yield spikes
 
     def forward(self, encoded: Tensor, target: Tensor) -> Tensor:
-        trace = [self.readout(self.second(spikes)) for spikes in self._run(encoded)]
+        trace = []
+        self.readout.v = 0.0
+        # What the node's forward pass does, without indexing the sequence step by step, whose
+        # backward pass is quadratic in the number of steps.
+        current = encoded.new_zeros(encoded.shape[1], self.case.outputs)
+        for spikes in self._run(encoded):
+            current = self.alpha * current + self.second(spikes)
+            self.readout.neuronal_charge(current)
+            trace.append(self.readout.v)
         return self.loss(torch.stack(trace), target)
