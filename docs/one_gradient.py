@@ -9,14 +9,11 @@ import argparse
 import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from pictures import style
 
 from snn_eventprop import EventPropLIF, SpikeEvents, equations
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 TAU_MEM, TAU_SYN, THRESHOLD, DURATION = 20e-3, 5e-3, 1.0, 0.1  # s, s, -, s
 TIMES = [0.010, 0.014, 0.022, 0.040, 0.045, 0.070]  # of input spikes, s
@@ -117,39 +114,66 @@ def relative_errors(truth: torch.Tensor) -> list[float]:
     return [float(e) for e in errors]
 
 
-def draw(path: Path, spikes: list[float], forward, adjoint, errors, exact_error: float) -> None:
-    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(7, 8), height_ratios=[3, 2, 2])
+def draw(path: Path, spikes: list[float], forward, adjoint, numeric, errors, exact_error) -> None:
+    figure = style.new_figure(8, 7.5)
+    traces, lower = figure.subfigures(2, 1, height_ratios=[2.1, 1])
+    top, middle = traces.subplots(2, 1, sharex=True)
+    beside, bottom = lower.subplots(1, 2, width_ratios=[1, 1.6])
+    _draw_traces(top, middle, spikes, forward, adjoint)
+    _draw_gradients(beside, by_adjoint(adjoint), numeric)
+    _draw_errors(bottom, errors, exact_error)
+    style.save(figure, path)
+
+
+def _draw_traces(top, middle, spikes: list[float], forward, adjoint) -> None:
     ms = 1e3
-    top.plot(forward[0] * ms, forward[1], color="tab:orange", label="current I", lw=1)
-    top.plot(forward[0] * ms, forward[2], color="tab:blue", label="membrane V")
-    top.axhline(THRESHOLD, color="gray", ls=":", lw=1, label="threshold")
-    for at in spikes:
-        top.axvline(at * ms, color="tab:blue", lw=0.6, ls="--")
-    top.plot(np.array(TIMES) * ms, np.full(len(TIMES), -0.4), "k|", ms=9, label="input spikes")
-    top.set(ylabel="I, V (threshold = 1)", title="Forwards: inputs raise I, V follows and spikes")
-    top.legend(loc="upper right", fontsize=8)
-    middle.plot(adjoint[0] * ms, adjoint[2] * ms, color="tab:blue", label="a = dL/dV")
-    middle.plot(adjoint[0] * ms, adjoint[1] * ms, color="tab:orange", label="b = dL/dI", lw=1)
-    for at in spikes:
-        middle.axvline(at * ms, color="tab:blue", lw=0.6, ls="--")
-    at_input = np.interp(TIMES, adjoint[0][::-1], adjoint[1][::-1])
-    middle.plot(np.array(TIMES) * ms, at_input * ms, "ko", ms=4, label="b at input spikes")
+    at_input = np.array(TIMES) * ms
+    top.plot(forward[0] * ms, forward[1], color=style.ORANGE, label="current I")
+    top.plot(forward[0] * ms, forward[2], color=style.BLUE, label="membrane V", linewidth=1.8)
+    style.threshold_line(top, THRESHOLD, "threshold")
+    top.plot(at_input, np.full(len(TIMES), -0.5), "k|", ms=9, label="input spikes")
+    for t, unit in zip(at_input, UNITS, strict=True):
+        top.annotate(
+            f"$w_{unit + 1}$", (t, -0.5), (3, 0), textcoords="offset points", va="center",
+            fontsize=8,
+        )  # fmt: skip
+    top.set(ylabel="I, V (threshold = 1)", title="forwards: inputs raise I, V follows and spikes")
+    top.legend(loc="upper right")
+    middle.plot(adjoint[0] * ms, adjoint[2] * ms, color=style.RED, label="a = dL/dV", linewidth=1.8)
+    middle.plot(adjoint[0] * ms, adjoint[1] * ms, color=style.ORANGE, label="b = dL/dI")
+    middle.axhline(0, color=style.GREY, linewidth=0.6)
+    b = np.interp(TIMES, adjoint[0][::-1], adjoint[1][::-1])
+    middle.plot(at_input, b * ms, "ko", ms=4, label="b at input spikes")
     middle.set(
-        xlabel="time (ms)", ylabel="worth (ms of loss)",
-        title="Backwards: what a bit more V, or I, at that time would do to the loss",
+        xlabel="time (ms)", ylabel="worth (ms of loss)", xlim=(0, DURATION * ms),
+        title="backwards: what a bit more V, or I, at that time would do to the loss",
     )  # fmt: skip
-    middle.legend(loc="lower right", fontsize=8)
-    middle.sharex(top)
-    bottom.loglog(np.array(STEPS) * ms, errors, "o-", label='solver="grid"')
-    bottom.axhline(exact_error, color="tab:green", label='solver="exact", without a time step')
-    bottom.set(
+    middle.legend(loc="lower right")
+    for axes in (top, middle):
+        for t in spikes:
+            axes.axvline(t * ms, color=style.LIGHT, linewidth=0.8, zorder=0)
+
+
+def _draw_gradients(axes, ours: list[float], numeric) -> None:
+    places = np.arange(len(ours))
+    axes.bar(places - 0.18, np.array(ours) * 1e3, 0.34, color=style.BLUE, label="sum of the dots")
+    values = [float(v) * 1e3 for v in numeric]
+    axes.bar(places + 0.18, values, 0.34, color=style.LIGHT, label="finite differences")
+    axes.set_xticks(places, [f"$w_{n + 1}$" for n in places])
+    axes.set(ylabel="dL/dw (ms)", ylim=(-9.5, 0), title="the gradient, twice")
+    axes.legend(loc="lower left")
+
+
+def _draw_errors(axes, errors: list[float], exact_error: float) -> None:
+    steps = np.array(STEPS) * 1e3
+    axes.loglog(steps, errors, "o-", color=style.PURPLE, label='solver="grid"')
+    axes.loglog(steps, steps * errors[-1] / steps[-1], ":", color=style.GREY, label="first order")
+    axes.axhline(exact_error, color=style.GREEN, label='solver="exact", has no time step')
+    axes.set(
         xlabel="time step of the grid (ms)", ylabel="relative error",
-        title="Error of the gradient, against finite differences",
+        title="error of the gradient, against finite differences",
     )  # fmt: skip
-    bottom.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    axes.legend(loc="center left", bbox_to_anchor=(0, 0.45))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -165,7 +189,8 @@ def main(arguments: list[str] | None = None) -> None:
     adjoint = adjoint_traces(spikes, forward)
     exact_error = float((exact - numeric).norm() / numeric.norm())
     errors = relative_errors(numeric)
-    draw(path, spikes, forward, adjoint, errors, exact_error)
+    with style.style():
+        draw(path, spikes, forward, adjoint, numeric, errors, exact_error)
 
     def show(name: str, values) -> None:
         print(f"{name:28}", "  ".join(f"{1e3 * float(v):10.6f}" for v in values))

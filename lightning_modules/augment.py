@@ -212,6 +212,15 @@ class ChannelJitter(Augmentation):
         return _jittered(events, rng, unit_std=self.std)
 
 
+def pool_channels(events: SpikeArrays, size: int) -> SpikeArrays:
+    """Each ``size`` neighbouring channels as one unit: channel u becomes unit u // size.
+
+    Every event stays; with the at-most-one-event rule after it, the events of these channels in
+    one bin become one.
+    """
+    return replace(events, units=events.units // size, num_units=-(-events.num_units // size))
+
+
 class DelayLine:
     """The input and ``copies`` delayed copies of it, each on channels of its own [N25: 10, 30 ms].
 

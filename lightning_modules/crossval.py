@@ -21,6 +21,7 @@ fit --seeds 0 1 2 repeats it.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def summarise(
         },
         "test": spreads([run.results for run in finals.values()]),
     }  # fmt: skip
-    command = " ".join(["--seeds", *map(str, folds), *options])
+    command = shlex.join(["--seeds", *map(str, folds), *options])
     write_summary(
         output, "crossval", values,
         {"Accuracy on the voice left out": left_out, "Trained on all voices, tested once": final},

@@ -65,7 +65,9 @@ class SpokenDigits(LightningDataModule):
         limit_samples: keep at most this many samples of each split, drawn by ``split_seed``.
         seed: of the order of samples and of augmentation. Both depend on it, the epoch and the
             batch's number only, not on ``num_workers``.
-        unique_dt: keep at most one event per channel and bin of this width (s); None: keep all.
+        pool_channels: neighbouring channels that make one input unit, after augmentation; with
+            ``unique_dt``, their events in one bin are one.
+        unique_dt: keep at most one event per input unit and bin of this width (s); None: keep all.
         channel_shift: augmentation: largest shift of a sample in channels (paper: 40); 0: off.
         blend: augmentation: probability of blending a sample with one of its class; 0: off.
         time_stretch: augmentation: largest relative change of pace; 0: off.
@@ -102,6 +104,7 @@ class SpokenDigits(LightningDataModule):
         split_seed: int = 0,
         limit_samples: int | None = None,
         seed: int = 0,
+        pool_channels: int = 1,
         unique_dt: float | None = None,
         channel_shift: int = 0,
         blend: float = 0.0,
@@ -131,6 +134,7 @@ class SpokenDigits(LightningDataModule):
         self.split_seed = split_seed
         self.limit_samples = limit_samples
         self.seed = seed
+        self.pool_channels = _positive("pool_channels", pool_channels)
         self.unique_dt = unique_dt
         self.transform = transform
         self.num_workers = num_workers
@@ -257,8 +261,9 @@ class SpokenDigits(LightningDataModule):
 
     @property
     def num_units(self) -> int:
-        """Input units of the network: channels, times the copies of the delay line."""
-        return self.channels * (1 + (self.delay_line.copies if self.delay_line else 0))
+        """Input units of the network: pooled channels, times the copies of the delay line."""
+        units = -(-self.channels // self.pool_channels)
+        return units * (1 + (self.delay_line.copies if self.delay_line else 0))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -326,6 +331,7 @@ class SpokenDigits(LightningDataModule):
             duration=self.duration,
             augmentations=self.augmentations if augmented else (),
             transform=self.transform,
+            pool_channels=self.pool_channels,
             unique_dt=self.unique_dt,
             delay_line=self.delay_line,
             seed=self.seed,
@@ -336,8 +342,8 @@ class SpokenDigits(LightningDataModule):
         packed = self._cut(read_shd_file(path, channels=self.channels, require_labels=False))
         return EventDataset(
             SamplePool(packed, np.arange(len(packed))), num_units=self.channels,
-            duration=self.duration, transform=self.transform, unique_dt=self.unique_dt,
-            delay_line=self.delay_line, seed=self.seed,
+            duration=self.duration, transform=self.transform, pool_channels=self.pool_channels,
+            unique_dt=self.unique_dt, delay_line=self.delay_line, seed=self.seed,
         )  # fmt: skip
 
     def batch(self, split: str, indices: list[int]) -> Batch:

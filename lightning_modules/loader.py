@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_modules import event_kernels
-from lightning_modules.augment import Augmentation, DelayLine
+from lightning_modules.augment import Augmentation, DelayLine, pool_channels
 from lightning_modules.packed import SamplePool, SpikeArrays
 from snn_eventprop.events import SpikeEvents
 
@@ -52,7 +52,8 @@ class EventDataset(Dataset):
         augmentations: applied in this order.
         transform: of tonic's kind, applied to each sample as a structured array with fields t
             (us), x and p. Slow: one Python call per sample.
-        unique_dt: bin width (s) of the at-most-one-event rule after augmentation, or None.
+        pool_channels: neighbouring channels that are one unit after augmentation.
+        unique_dt: bin width (s) of the at-most-one-event rule after that, or None.
         delay_line: applied last.
         seed: of augmentations and random transforms.
     """
@@ -65,6 +66,7 @@ class EventDataset(Dataset):
         duration: float,
         augmentations: Sequence[Augmentation] = (),
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
+        pool_channels: int = 1,
         unique_dt: float | None = None,
         delay_line: DelayLine | None = None,
         seed: int = 0,
@@ -74,6 +76,7 @@ class EventDataset(Dataset):
         self.duration = duration
         self.augmentations = tuple(augmentations)
         self.transform = transform
+        self.pool_channels = pool_channels
         self.unique_dt = unique_dt
         self.delay_line = delay_line
         self.seed = seed
@@ -98,7 +101,11 @@ class EventDataset(Dataset):
             events = _transformed(events, self.transform, rng)
         for augmentation in self.augmentations:
             events = augmentation(events, rng)
-        if self.unique_dt is not None and (self.augmentations or self.transform is not None):
+        pooled = self.pool_channels > 1
+        if pooled:
+            events = pool_channels(events, self.pool_channels)
+        changed = self.augmentations or self.transform is not None or pooled
+        if self.unique_dt is not None and changed:
             events.times, events.units, events.offsets = event_kernels.one_per_bin(
                 events.times, events.units, events.offsets, events.num_units, self.unique_dt
             )

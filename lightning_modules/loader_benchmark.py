@@ -22,6 +22,7 @@ from lightning_modules.augment import (
     DelayLine,
     EventDropout,
     TimeJitter,
+    TimeShift,
     TimeStretch,
 )
 from lightning_modules.loader import Batch, EventDataset, EventLoader, EventSampler
@@ -73,8 +74,8 @@ def main() -> None:
         return EventLoader(dataset, sampler, threads=threads)
 
     everything = (
-        Blend(0.5), ChannelShift(40), TimeStretch(0.1), EventDropout(0.1), TimeJitter(1e-3),
-        ChannelJitter(5),
+        Blend(0.5), ChannelShift(40), TimeStretch(0.1), TimeShift(0.02), EventDropout(0.1),
+        TimeJitter(1e-3), ChannelJitter(5),
     )
     rows = {
         "batches of SpikeEvents": loader(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def summarise(runs: list[Run], folder: Path, options: list[str]) -> dict[str, fl
         {"options": options, "seeds": {str(run.seed): run.results for run in runs}, **values},
         {"Seeds": table},
         f"`python -m lightning_modules.fit --seeds {' '.join(str(run.seed) for run in runs)} "
-        f"{' '.join(options)}`",
+        f"{shlex.join(options)}`",
         validation_curves({f"seed {run.seed}": by_epoch([run]) for run in runs}, {}),
     )  # fmt: skip
     return {name: float(value["mean"] or 0.0) for name, value in values.items()}

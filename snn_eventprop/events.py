@@ -263,10 +263,11 @@ class SpikeEvents:
     def to(self, *args: Any, **kwargs: Any) -> SpikeEvents:
         """Move to a device and/or cast times (and marks); integers keep their dtype."""
         times = self.times.to(*args, **kwargs)
+        ahead = bool(kwargs.get("non_blocking"))
         return SpikeEvents(
             times,
-            self.units.to(times.device),
-            self.offsets.to(times.device),
+            self.units.to(times.device, non_blocking=ahead),
+            self.offsets.to(times.device, non_blocking=ahead),
             self.num_units,
             self.duration,
             None if self.marks is None else self.marks.to(*args, **kwargs),

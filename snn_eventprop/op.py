@@ -70,16 +70,20 @@ def _zeros(shape: tuple, like: Tensor, wanted: bool = True) -> Tensor:
     return like.new_zeros(shape if wanted else (0,) * len(shape))
 
 
+def check_delays(name: str, shortest: float, longest: float) -> None:
+    """Raise ValueError unless delays are bins that can be counted."""
+    if not 0 <= shortest <= longest <= LONGEST:
+        raise ValueError(f"{name} must be 0 to {LONGEST} bins, got {shortest:g} to {longest:g}")
+
+
 def _delay_bins(name: str, delay: Optional[Tensor], shape: tuple[int, int]) -> np.ndarray:
     """Delays [from, to] in whole bins, [to, from]; none are zeros."""
     if delay is None:
         return np.zeros(shape[::-1], np.uint16)
     check_finite(DIVERGED, **{name: delay})
     bins = delay.detach().t().contiguous().round().numpy()
-    if bins.size and not 0 <= bins.min() <= bins.max() <= LONGEST:
-        raise ValueError(
-            f"{name} must be 0 to {LONGEST} bins, got {bins.min():g} to {bins.max():g}"
-        )
+    if bins.size:
+        check_delays(name, bins.min(), bins.max())
     return bins.astype(np.uint16)
 
 

@@ -7,6 +7,7 @@ whatever it reports, waits for nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 
 import torch
@@ -92,6 +93,44 @@ def _with_room(key: Hashable, first: int, run: Callable[[int], tuple[int, int]])
     return total
 
 
+def _delays(
+    delay: Tensor | None, recurrent_delay: Tensor | None, weight: Tensor, like: Tensor
+) -> tuple[list[Tensor], int]:
+    """Delays in whole bins, zeros for none of a kind, and the longest; -1 where there are none.
+
+    Raises:
+        ValueError: delays that are NaN, negative or too long.
+    """
+    given = {"delay": delay, "recurrent_delay": recurrent_delay}
+    nothing = like.new_empty((0, 0), dtype=torch.int32)
+    longest = -1
+    bins = []
+    for name, value in given.items():
+        if value is None:
+            bins.append(nothing)
+            continue
+        rounded = value.detach().round()
+        if rounded.numel():
+            # Rings have a row for each bin of the longest one: here the GPU is waited for.
+            low, high = torch.stack([rounded.min(), rounded.max()]).tolist()
+            if math.isnan(low):
+                op.check_finite(op.DIVERGED, **{name: value})
+            op.check_delays(name, low, high)
+            longest = max(longest, int(high))
+        bins.append(rounded.to(torch.int32).contiguous())
+    if longest >= 0:
+        shapes = (tuple(weight.shape), (weight.shape[1],) * 2)
+        bins = [
+            b if b.numel() else b.new_zeros(shape) for b, shape in zip(bins, shapes, strict=True)
+        ]
+    return bins, longest
+
+
+def _rings(blocks: int, longest: int, more: int, like: Tensor) -> Tensor:
+    shape = (blocks, longest + more, like.shape[1]) if longest >= 0 else (1, 1, 1)
+    return like.new_empty(shape)
+
+
 def grid_forward(
     bins: Tensor,
     units: Tensor,
@@ -115,17 +154,11 @@ def grid_forward(
     record: bool,
     keep_states: bool,
     tag: int,
-    delay: Tensor | None = None,
-    recurrent_delay: Tensor | None = None,
+    delay: Tensor | None,
+    recurrent_delay: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """``op._forward`` on a GPU; without delays."""
+    """``op._forward`` on a GPU."""
     from .backends import cuda_grid, cuda_launch
-
-    if delay is not None or recurrent_delay is not None:
-        raise NotImplementedError(
-            "delays of single synapses run on the CPU alone so far; move the model and its input "
-            "with .to('cpu'), or build the layer without max_delay"
-        )
 
     like = coefficients.detach()
     batch, size = offsets.numel() - 1, like.shape[1]
@@ -142,6 +175,7 @@ def grid_forward(
         (0, 0) if shared else (batch, entries), dtype=torch.uint32, device=like.device
     )
     threads = cuda_launch.threads_for(size)
+    delays, longest = _delays(delay, recurrent_delay, weight, like)
     arguments = (
         steps, bins.contiguous(), units.contiguous(), _row(values, like, 1), offsets.contiguous(),
         _row(input_current, like, 3), _row(weight, like, 2), _row(recurrent, like, 2),
@@ -149,7 +183,8 @@ def grid_forward(
         start if current0 is None else _row(current0, like, 2),
         start if voltage0 is None else _row(voltage0, like, 2), _row(spikes0, like, 2),
         last_current, last_voltage, trace, states, segment,
-        shared, like.new_empty(batch, cuda_grid.FORWARD_ROWS, size), lists,
+        shared, like.new_empty(batch, cuda_grid.FORWARD_ROWS, size), lists, *delays, longest,
+        _rings(batch, longest, 1, like),
     )  # fmt: skip
     spikes: list[Tensor] = []
 
@@ -212,18 +247,21 @@ def grid_backward(
     want_stamps: bool,
     want_dense: bool,
     tag: int,
-    delay: Tensor | None = None,
-    recurrent_delay: Tensor | None = None,
+    delay: Tensor | None,
+    recurrent_delay: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """``op._backward`` on a GPU; without delays."""
+    """``op._backward`` on a GPU."""
     from .backends import cuda_grid, cuda_launch
 
     like = coefficients.detach()
     batch, size, inputs = offsets.numel() - 1, like.shape[1], weight.shape[0]
     is_recurrent = recurrent is not None
-    ordered, blocks, parts = _parts(
-        batch, inputs * want_weight + size * is_recurrent, size, like.element_size()
-    )
+    delays, longest = _delays(delay, recurrent_delay, weight, like)
+    of_recurrent = is_recurrent and recurrent_delay is not None
+    rows = inputs * (want_weight + (delay is not None)) + size * (is_recurrent + of_recurrent)
+    ordered, blocks, parts = _parts(batch, rows, size, like.element_size())
+    grad_delay = _zeros((parts, inputs, size), like, delay is not None)
+    grad_recurrent_delay = _zeros((parts, size, size), like, of_recurrent)
     grad_weight = _zeros((parts, inputs, size), like, want_weight)
     grad_recurrent = _zeros((parts, size, size), like, is_recurrent)
     grad_coefficients = _zeros((blocks, 4, size), like)
@@ -256,13 +294,29 @@ def grid_backward(
         grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
         guarded, largest, everyone, ordered, min(cuda_launch.LANES, threads), shared,
         like.new_empty(blocks, cuda_grid.BACKWARD_ROWS + 2, wide), like.new_empty(replayed),
+        *delays, longest, _rings(blocks, longest, 1, like), _rings(blocks, longest, 3, like),
+        grad_delay, grad_recurrent_delay,
     )  # fmt: skip
     _report.record_jumps(tag, guarded, largest)
     return (
         _total(grad_weight), _total(grad_recurrent), grad_coefficients.sum(0), grad_current,
         grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
-        like.new_empty(0, 0), like.new_empty(0, 0),
+        # Of a delay, per bin: its weight times the changes that it moved events across.
+        _total(grad_delay) if delay is None else _total(grad_delay) * weight,
+        _total(grad_recurrent_delay)
+        if recurrent is None or recurrent_delay is None
+        else _total(grad_recurrent_delay) * recurrent,
     )  # fmt: skip
+
+
+def delayed_worth(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor:
+    """``op._delayed_worth`` on a GPU: one product for each delay in bins."""
+    steps, batch, _ = grad_current.shape
+    (bins, _), longest = _delays(delay, None, weight, weight)
+    worth = grad_current.new_zeros(steps, batch, weight.shape[0])
+    for d in range(min(longest + 1, steps)):
+        worth[: steps - d] += grad_current[d:] @ torch.where(bins == d, weight, 0).T
+    return worth
 
 
 def _total(parts: Tensor) -> Tensor:
@@ -426,11 +480,13 @@ def exact_backward(
 KERNELS = {
     "grid_forward": grid_forward,
     "grid_backward": grid_backward,
+    "delayed_worth": delayed_worth,
     "exact_forward": exact_forward,
     "exact_backward": exact_backward,
 }
 
 op._forward.register_kernel("cuda")(grid_forward)
 op._backward.register_kernel("cuda")(grid_backward)
+op._delayed_worth.register_kernel("cuda")(delayed_worth)
 op_exact._forward.register_kernel("cuda")(exact_forward)
 op_exact._backward.register_kernel("cuda")(exact_backward)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from cuda_cases import RESETS, ExactCase, GridCase, assert_close
+from test_delays_backend import assert_equal_to_reference, with_delays
 from test_grid_backend import make_case, run_both
 
 from snn_eventprop import op, op_cuda
@@ -56,6 +57,30 @@ def test_grid_kernels_equal_the_reference(recurrent, reset, delayed):
     assert fired > 5
 
 
+@pytest.mark.parametrize("longest", [0, 3, 11])
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
+def test_delays_equal_the_reference(recurrent, longest):
+    case = make_case(steps=22, size=5, inputs=3, recurrent=recurrent)
+    with gpu():
+        assert assert_equal_to_reference(*with_delays(case, longest)) > 5
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
+def test_bins_in_which_nothing_arrives_are_skipped(recurrent):
+    case = make_case(steps=90, size=5, inputs=3, density=0.01, recurrent=recurrent, strength=8.0)
+    with gpu():
+        assert assert_equal_to_reference(
+            *with_delays(case, 9), trace=False, coefficients=False, events=False
+        ) > 1  # fmt: skip
+
+
+def test_delays_out_of_bounds_are_named():
+    case = with_delays(make_case(steps=4, size=5, inputs=3), 4)
+    case[0].delay[0, 0] = -3
+    with gpu(), pytest.raises(ValueError, match="delay must be 0 to 65535 bins, got -3 to 4"):
+        assert_equal_to_reference(*case)
+
+
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("before", ["spikes", "slopes"])
 def test_spikes_before_the_first_bin(before, reset):
@@ -83,6 +108,7 @@ CASES = {
     "no sample": GridCase(batch=0, learned=True, timed=True),
     "no event": GridCase(density=0.0, weighted=True, timed=True),
     "guarded": GridCase(floor=1.0),
+    "delays": GridCase(delays=3, dense=True, reset=("subtract", True), steps=20, learned=True),
 }
 
 

@@ -77,8 +77,10 @@ def test_readout_kernels_for_any_device_equal_the_cpu(weighting):
 def compare(case, dtype):
     """A case whose spikes are the same wherever rounding puts the membrane."""
     expected = case.run("cpu", dtype)
-    for factor in (1 - 1e-5, 1 + 1e-5):
-        moved = replace(case, threshold=factor).run("cpu")
+    # The exact solver keeps the membrane in float64 whatever the weights are in.
+    within = 1e-9 if dtype is torch.float64 else 3e-7 if isinstance(case, ExactCase) else 1e-5
+    for factor in (1 - within, 1 + within):
+        moved = replace(case, threshold=factor).run("cpu", dtype)
         if not torch.equal(moved["units"], expected["units"]):
             pytest.skip("a neuron comes to within rounding of its threshold")
     assert_close(case.run("cuda", dtype), expected, TOLERANCE[dtype])
@@ -109,10 +111,35 @@ def test_grid_equals_the_cpu_for_any_shape(dtype, seed):
 
     compare(
         GridCase(
-            seed=seed, steps=draw(1, 30, 300, 3000), batch=draw(1, 5, 70),
-            inputs=draw(1, 20, 200), size=draw(1, 33, 257, 1030, 6000), density=draw(0.002, 0.05),
-            strength=draw(0.3, 1.0), recurrent=draw(False, True), reset=draw(*RESETS),
-            weighted=draw(False, True), timed=draw(False, True), learned=draw(False, True),
+            seed=seed, steps=draw(1, 30, 300), batch=draw(1, 5, 40), inputs=draw(1, 20, 200),
+            size=draw(1, 33, 257), density=draw(0.002, 0.02), strength=draw(0.1, 0.3),
+            recurrent=draw(False, True), reset=draw(*RESETS), weighted=draw(False, True),
+            timed=draw(False, True), learned=draw(False, True),
+        ), dtype,
+    )  # fmt: skip
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
+@pytest.mark.parametrize("options", [{}, {"learned": True, "timed": True, "weighted": True}])
+def test_grid_with_delays_equals_the_cpu(dtype, recurrent, options):
+    compare(
+        GridCase(
+            steps=150, size=40, inputs=9, density=0.02, strength=0.5, delays=30,
+            recurrent=recurrent, **options,
+        ), dtype,
+    )  # fmt: skip
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("steps, size", [(3000, 20), (40, 1030), (6, 6000)])
+def test_grid_equals_the_cpu_for_long_and_large_layers(dtype, steps, size):
+    compare(
+        GridCase(
+            steps=steps, size=size, inputs=20, density=3 / steps, strength=0.1, learned=True,
+            timed=True,
         ), dtype,
     )  # fmt: skip
 
@@ -121,13 +148,13 @@ def test_grid_equals_the_cpu_for_any_shape(dtype, seed):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("taus", ["each", "shared", "equal"])
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
-@pytest.mark.parametrize("shape", [(1, 1, 30), (5, 40, 200), (3, 700, 500)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 30), (5, 40, 60), (2, 700, 30)], ids=str)
 def test_exact_equals_the_cpu(dtype, taus, recurrent, shape):
     batch, size, events = shape
     compare(
         ExactCase(
             batch=batch, size=size, events=events, taus=taus, recurrent=recurrent, inputs=9,
-            strength=0.4, duration=0.2, learned=True, timed=True, floor=20.0,
+            strength=0.6, duration=0.05, learned=True, timed=True, floor=20.0,
         ), dtype,
     )  # fmt: skip
 

@@ -209,6 +209,26 @@ def test_at_most_one_event_per_channel_and_bin(make):
     assert max(b.events.to_dense(dt).max() for b in augmented.train_dataloader()) == 1
 
 
+def test_pooled_channels_are_one_unit_after_augmentation(make):
+    dt, some = 0.05, list(range(20))
+    whole = make().batch("test", some).events.to_dense(dt)
+    sums = torch.nn.functional.pad(whole, (0, 2)).unflatten(-1, (234, 3)).sum(-1)
+    data = make(pool_channels=3)
+    assert data.num_units == 234  # 700 channels: the last unit has one
+    assert torch.equal(data.batch("test", some).events.to_dense(dt), sums)
+    capped = make(pool_channels=3, unique_dt=dt).batch("test", some).events.to_dense(dt)
+    assert torch.equal(capped, sums.clamp(max=1))
+
+    options = dict(channel_shift=40, blend=0.5, unique_dt=dt, delay_copies=2, delay_step=dt)
+    fine, pooled = make(**options), make(pool_channels=3, **options)
+    assert pooled.num_units == 3 * 234
+    for one, other in zip(fine.train_dataloader(), pooled.train_dataloader(), strict=True):
+        # The same random shifts and blends, in channels; bins of the copies line up.
+        dense = one.events.to_dense(dt)[..., :700]
+        dense = torch.nn.functional.pad(dense, (0, 2)).unflatten(-1, (234, 3)).amax(-1)
+        assert torch.equal(other.events.to_dense(dt)[..., :234], dense)
+
+
 def test_order_changes_with_the_epoch_and_comes_back_with_the_seed(make):
     def epoch(number, **options):
         loader = make(batch_size=8, channel_shift=40, blend=0.5, **options).train_dataloader()
@@ -429,6 +449,7 @@ def test_arguments_rebuild_the_module_from_a_checkpoint(make):
         (dict(duration=-1.0), r"duration must be a positive time in s, got -1\.0"),
         (dict(duration=float("nan")), "duration must be a positive"),
         (dict(unique_dt=0.0), "unique_dt must be a positive"),
+        (dict(pool_channels=0), "pool_channels must be at least 1, got 0"),
         (dict(val_fraction=1.0), r"val_fraction must be in \[0, 1\)"),
         (dict(val_by="digit"), "val_by must be 'speaker' or 'sample'"),
         (dict(dataset="mnist"), "dataset must be one of twin, folder, shd, ssc, got 'mnist'"),

@@ -6,6 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -13,7 +14,8 @@ pytest.importorskip("matplotlib")
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_script_reproduces_the_pages_numbers(tmp_path, capsys):
+def test_the_script_reproduces_the_pages_numbers(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
     page = (DOCS / "one_gradient.md").read_text(encoding="utf-8")
     runpy.run_path(str(DOCS / "one_gradient.py"))["main"](["--output", str(tmp_path / "a.png")])
     printed = capsys.readouterr().out
@@ -26,6 +28,11 @@ def test_the_script_reproduces_the_pages_numbers(tmp_path, capsys):
     errors = [float(e) for e in re.findall(r"relative error of the grid at .*: (\S+)", printed)]
     stated = re.search(r"\| relative error \| (.*) \|", page).group(1).split(" | ")
     assert [float(e) for e in stated[:-1]] == pytest.approx(errors, rel=0.05)
+    steps = [1e-3 * float(s) for s in re.findall(r"grid at +(\S+) ms", printed)]
+    order = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert order == pytest.approx(1.0, abs=0.15)
+    exact = float(re.search(r"error of the exact solver: (\S+)", printed).group(1))
+    assert exact < 1e-8
 
 
 def test_the_pages_code_runs(capsys):

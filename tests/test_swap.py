@@ -322,50 +322,6 @@ def test_the_core_imports_no_host_and_a_missing_one_is_named():
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
-def _digits_model(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3), snntorch.Leaky(beta=0.9, init_hidden=True), nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 2), snntorch.Leaky(beta=0.9, init_hidden=True), nn.Flatten(),
-        nn.Linear(64, 10), snntorch.Leaky(beta=0.9, init_hidden=True, output=True),
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_convolutional_tutorial_model_trains_on_rates_after_one_swap():
-    """To the accuracy of the surrogate-gradient original, on scikit-learn's 8 x 8 digits."""
-    datasets = pytest.importorskip("sklearn.datasets")
-    import snntorch.functional as sf
-
-    digits = datasets.load_digits()
-    images = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
-    labels = torch.tensor(digits.target)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    train, test = order[:1000], order[1000:]
-
-    def rates(net, x):
-        utils.reset(net)
-        return torch.stack([net(x)[0] for _ in range(15)])
-
-    def accuracy(net):
-        optimiser = torch.optim.Adam(net.parameters(), 5e-3)
-        generator = torch.Generator().manual_seed(1)
-        for _ in range(8):
-            for index in torch.randperm(len(train), generator=generator).split(50):
-                loss = sf.ce_rate_loss()(rates(net, images[train[index]]), labels[train[index]])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-        with torch.no_grad():
-            found = rates(net, images[test]).sum(0).argmax(1)
-        return (found == labels[test]).float().mean().item()
-
-    original = accuracy(_digits_model())
-    swapped = accuracy(snn_eventprop.swap(_digits_model(), count_gradient=1.0, verbose=False))
-    # 797 test images: one standard error of an accuracy of 0.9 is 0.011.
-    assert swapped > original - 0.02
-
-
 def test_norse_neurons_swap_with_their_parameters():
     torch.manual_seed(0)
     model = norse.SequentialState(norse.LIFRecurrent(4, 5), nn.Linear(5, 3), norse.LIF())

@@ -6,8 +6,6 @@ import csv
 import json
 import queue
 import signal
-import subprocess
-import sys
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -265,10 +263,7 @@ def test_hyperband_stops_the_run_that_lags(ask):
 @pytest.mark.slow
 def test_a_bayesian_search_runs_an_agents_commands_offline_to_its_end(ask):
     """Everything real: W&B's proposals, an agent's command lines in processes, W&B offline."""
-    command = [sys.executable, "-m", "lightning_modules.sweep", "bayes", "--count", "2",
-               "--output", "out", *QUICK]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stdout + done.stderr
+    sweep.main(["bayes", "--count", "2", "--output", "out", *QUICK])
     table = {row["run"]: row for row in csv.DictReader(Path("out/sweep.csv").open())}
     assert len(table) == 2 and table["1"]["model.lr"] != table["2"]["model.lr"]
     for number in ("1", "2"):

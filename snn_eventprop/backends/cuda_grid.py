@@ -30,10 +30,13 @@ from .cuda_launch import device, kernel, scalar
 from .cuda_rows import (
     add_rows,
     add_to_row,
+    dot_delayed,
     dot_rows,
     end_of_bin,
     find,
     first_from,
+    send,
+    send_late,
     start_of_bin,
 )
 from .cuda_spikes import note, number, rank
@@ -94,13 +97,16 @@ def forward(
     steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
     last_current, last_voltage, trace, states, segment,
-    shared, work, lists, out_bins, out_units, out_slopes, counts,
+    shared, work, lists, delay, recurrent_delay, longest, rings,
+    out_bins, out_units, out_slopes, counts,
 ):  # fmt: skip
     """One block for each sample. Arguments as in ``cpu_grid.forward``, and
 
         segment: bins between two ``states``.
         shared: whether the lists of spikes fit into shared memory (``list_entries``).
         work: [B, FORWARD_ROWS, H].   lists: [B, list entries] where they are not shared.
+        delay [N, H], recurrent_delay [H, H]: bins by which events and spikes arrive later.
+        longest: the longest of them, -1 for none.   rings: [B, longest + 1, H] for work.
         out_bins, out_units, out_slopes: [B, room], written: the spikes of each sample in order of
             bin and unit, as far as there is room.
         counts: [B], written: how many there are.
@@ -130,6 +136,8 @@ def forward(
         current[h] = current0[b, h]
         voltage[h] = voltage0[b, h]
         spiked[h] = 0
+        for row in range(longest + 1):
+            rings[b, row, h] = zero
     for w in range(thread, 3 * words, threads):
         sets[w] = 0
     cuda.syncthreads()
@@ -149,13 +157,14 @@ def forward(
     turn = 0
     total = 0
     event, end = offsets[b], offsets[b + 1]
+    busy = -1  # last bin in which something sent with a delay may arrive
     k = 0
     while k < steps:
         if store and k % segment == 0:
             for h in range(thread, size, threads):
                 states[b, k // segment, 0, h] = current[h]
                 states[b, k // segment, 1, h] = voltage[h]
-        if may_skip and num_pending == 0:
+        if may_skip and num_pending == 0 and k > busy:
             target = steps - 1  # always stepped, so that its I is known before scaling by s
             if event < end:
                 target = min(target, bins[event])
@@ -177,13 +186,25 @@ def forward(
         first = event
         event = end_of_bin(bins, first, end, k)
         noted = sets[turn * words : (turn + 1) * words]
+        if longest >= 0 and (event > first or num_pending > 0):
+            busy = k + longest
         for h in range(thread, size, threads):
             i, v = current[h], voltage[h]
-            i = add_rows(i, weight, units, values, first, event, h)
+            if longest < 0:
+                i = add_rows(i, weight, units, values, first, event, h)
+                if is_recurrent:
+                    i = add_rows(i, recurrent, pending, no_values, 0, num_pending, h)
+            else:
+                ring = rings[b]
+                send(ring, k, weight, delay, units, values, first, event, h)
+                if is_recurrent:
+                    send(
+                        ring, k, recurrent, recurrent_delay, pending, no_values, 0, num_pending, h
+                    )
+                i += ring[k % (longest + 1), h]
+                ring[k % (longest + 1), h] = zero
             if dense:
                 i += input_current[k, b, h]
-            if is_recurrent:
-                i = add_rows(i, recurrent, pending, no_values, 0, num_pending, h)
             before = delayed and spiked[h] != 0
             if before and reset == RESET_ZERO:
                 v = v_reset[h]
@@ -251,7 +272,7 @@ def collect(bins, units, slopes, offsets, out_bins, out_units, out_slopes, out_s
 def _replay(
     b, begin, stop, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, reset, delayed, spikes0, states, segment,
-    out_bins, out_units, out_offsets, currents, voltages,
+    out_bins, out_units, out_offsets, delay, recurrent_delay, longest, ring, currents, voltages,
 ):  # fmt: skip
     """The forward pass of bins begin..stop with its spikes known: I and the V that enters each.
 
@@ -269,13 +290,35 @@ def _replay(
         spiked = find(out_units, before, spike, h) >= 0
         if begin == 0 and spikes0.size > 0:
             spiked = spikes0[b, h] != 0
+        if longest >= 0:
+            for row in range(longest + 1):
+                ring[row, h] = s.dtype.type(0)
+            on_its_way = first_from(bins, offsets[b], event, begin - longest)
+            send_late(
+                ring, begin, 0, weight, delay, bins, units, values, on_its_way, event, h
+            )
+            if recurrent.size > 0:
+                on_its_way = first_from(out_bins, out_offsets[b], before, begin - 1 - longest)
+                send_late(
+                    ring, begin, 1, recurrent, recurrent_delay, out_bins, out_units, no_values,
+                    on_its_way, before, h,
+                )  # fmt: skip
         for k in range(begin, stop):
             first = event
             event = end_of_bin(bins, first, end, k)
-            i = add_rows(i, weight, units, values, first, event, h)
+            if longest >= 0:
+                send(ring, k, weight, delay, units, values, first, event, h)
+                if recurrent.size > 0:
+                    send(
+                        ring, k, recurrent, recurrent_delay, out_units, no_values, before, spike, h
+                    )
+                i += ring[k % (longest + 1), h]
+                ring[k % (longest + 1), h] = s.dtype.type(0)
+            else:
+                i = add_rows(i, weight, units, values, first, event, h)
             if input_current.size > 0:
                 i += input_current[k, b, h]
-            if recurrent.size > 0:
+            if recurrent.size > 0 and longest < 0:
                 i = add_rows(i, recurrent, out_units, no_values, before, spike, h)
                 if k == 0 and spikes0.size > 0:
                     for n in range(size):
@@ -298,6 +341,24 @@ def _replay(
                 v -= threshold[h] - v_reset[h]
             elif not delayed and spiked and reset != RESET_NONE:
                 v = v_reset[h]
+
+
+@device
+def _add_delayed(
+    grad_rows, grad_delays, ordered, part, delays, units, values, lo, hi, ring, row, h
+):
+    """Gradients of weights and delays from events that are sent from bin ``row`` of the ring."""
+    for e in range(lo, hi):
+        n = units[e]
+        there = row + delays[n, h]
+        now = ring[there % ring.shape[0], h]
+        change = ring[(there + 1) % ring.shape[0], h] - now
+        if values.shape[0] > 0:
+            now, change = values[e] * now, values[e] * change
+        if grad_rows.size > 0:
+            add_to_row(grad_rows, ordered, part, n, h, now)
+        if grad_delays.size > 0:
+            add_to_row(grad_delays, ordered, part, n, h, change)
 
 
 @device
@@ -353,6 +414,7 @@ def backward(
     grad_weight, grad_recurrent, grad_coefficients,
     grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
     guarded, largest, everyone, ordered, lanes, shared, work, replayed,
+    delay, recurrent_delay, longest, rings, worths, grad_delay, grad_recurrent_delay,
 ):  # fmt: skip
     """Blocks visit samples by turns. Arguments as in ``cpu_grid.backward``, and
 
@@ -366,12 +428,17 @@ def backward(
         shared: whether two rows of max(H, blockDim) numbers fit into shared memory.
         work: [blocks, BACKWARD_ROWS + 2, max(H, blockDim)].
         replayed: [blocks, 2, segment, H] or empty.
+        rings, worths: [blocks, longest + 1, H], [blocks, longest + 3, H] for work.
+        grad_delay [P, N, H], grad_recurrent_delay [P, H, H]: added to: the sum over events of the
+            change of beta from the bin of each arrival to the next one.
     """  # fmt: skip
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
     block = cuda.blockIdx.x
     part = block if ordered else 0
     size = s.shape[0]
     zero = s.dtype.type(0)
+    late = max(longest, 0)
+    ring_length = longest + 3
     dense = grad_current.size > 0
     traced = grad_trace.size > 0
     replay = states.size > 0
@@ -391,6 +458,9 @@ def backward(
             a[h] = zero  # of bin k + 1
             beta[h] = zero  # of bin k + 1
             later[h] = zero  # beta of bin k + 2
+            if longest >= 0:
+                for row in range(ring_length):
+                    worths[block, row, h] = zero  # beta of the bins that events arrive in
         first_event, first_spike = offsets[b], out_offsets[b]
         event, spike = offsets[b + 1], out_offsets[b + 1]  # those before are still to come
         begin = steps  # bins from here on have been replayed
@@ -399,12 +469,14 @@ def backward(
             if may_skip and k < steps - 1:
                 target = 1  # the last two bins are always stepped
                 if event > first_event:
-                    target = max(target, bins[event - 1])
+                    target = max(target, bins[event - 1] + late)
                 if spike > first_spike:  # a spike's jump looks two bins ahead
-                    target = max(target, out_bins[spike - 1] + 2)
+                    target = max(target, out_bins[spike - 1] + 2 + late)
                 if k - target >= 2:
                     for h in range(thread, size, threads):
                         beta[h], a[h] = _leap_back(beta[h], a[h], s[h], c[h], m[h], k - target)
+                        if longest >= 0:
+                            worths[block, (target + 1) % ring_length, h] = beta[h]
                     k = target
                     continue
             if replay and k < begin:
@@ -412,18 +484,23 @@ def backward(
                 _replay(
                     b, begin, k + 1, bins, units, values, offsets, input_current, weight,
                     recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0, states,
-                    segment, out_bins, out_units, out_offsets, replayed[block, 0],
-                    replayed[block, 1],
+                    segment, out_bins, out_units, out_offsets, delay, recurrent_delay, longest,
+                    rings[block if longest >= 0 else 0], replayed[block, 0], replayed[block, 1],
                 )  # fmt: skip
             end_event, end_spike = event, spike
             event = start_of_bin(bins, end_event, first_event, k)
             spike = start_of_bin(out_bins, end_spike, first_spike, k)
-            if is_recurrent and spike < end_spike:
+            if is_recurrent and spike < end_spike and longest < 0:
                 for h in range(thread, size, threads):
                     x[h] = later[h] - beta[h]
                 dot_rows(
                     recurrent, out_units, spike, end_spike, x, scratch, lanes, received, 0
                 )
+            elif is_recurrent and spike < end_spike:
+                dot_delayed(
+                    recurrent, recurrent_delay, out_units, spike, end_spike, worths[block], k + 1,
+                    True, scratch, lanes, received, 0,
+                )  # fmt: skip
             for h in range(thread, size, threads):
                 following, beta_of_next = a[h], beta[h]
                 after = m[h] * following
@@ -456,16 +533,41 @@ def backward(
                     grad_coefficients[block, 2, h] += own * v
                 if dense:
                     grad_current[k, b, h] = now
-                if grad_weight.size > 0:
-                    for e in range(event, end_event):
-                        x_e = values[e] * now if values.shape[0] > 0 else now
-                        add_to_row(grad_weight, ordered, part, units[e], h, x_e)
-                if is_recurrent:  # spikes of bin k arrive in bin k + 1
-                    for e in range(spike, end_spike):
-                        add_to_row(
-                            grad_recurrent, ordered, part, out_units[e], h, beta_of_next
-                        )
+                if longest >= 0:
+                    worths[block, k % ring_length, h] = now
+                    _add_delayed(
+                        grad_weight, grad_delay, ordered, part, delay, units, values, event,
+                        end_event, worths[block], k, h,
+                    )  # fmt: skip
+                    if is_recurrent:
+                        _add_delayed(
+                            grad_recurrent, grad_recurrent_delay, ordered, part, recurrent_delay,
+                            out_units, values[:0], spike, end_spike, worths[block], k + 1, h,
+                        )  # fmt: skip
+                else:
+                    if grad_weight.size > 0:
+                        for e in range(event, end_event):
+                            x_e = values[e] * now if values.shape[0] > 0 else now
+                            add_to_row(grad_weight, ordered, part, units[e], h, x_e)
+                    if is_recurrent:  # spikes of bin k arrive in bin k + 1
+                        for e in range(spike, end_spike):
+                            add_to_row(
+                                grad_recurrent, ordered, part, out_units[e], h, beta_of_next
+                            )
                 a[h], beta[h], later[h] = own, now, beta_of_next
+            if longest >= 0 and event < end_event:
+                if grad_values.size > 0:
+                    dot_delayed(
+                        weight, delay, units, event, end_event, worths[block], k, False, scratch,
+                        lanes, grad_values, event,
+                    )  # fmt: skip
+                if grad_changes.size > 0:
+                    dot_delayed(
+                        weight, delay, units, event, end_event, worths[block], k, True, scratch,
+                        lanes, grad_changes, event,
+                    )  # fmt: skip
+                k -= 1
+                continue
             if grad_values.size > 0 and event < end_event:
                 for h in range(thread, size, threads):
                     x[h] = beta[h]

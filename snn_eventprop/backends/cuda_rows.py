@@ -105,6 +105,60 @@ def dot_rows(rows, units, lo, hi, x, scratch, lanes, out, at):
         cuda.syncthreads()
 
 
+@scalar
+def send(ring, row, rows, delays, units, values, lo, hi, h):
+    """Put rows[units[e], h] where it arrives, delays[units[e], h] rows on from ``row``."""
+    for e in range(lo, hi):
+        n = units[e]
+        x = values[e] * rows[n, h] if values.shape[0] > 0 else rows[n, h]
+        ring[(row + delays[n, h]) % ring.shape[0], h] += x
+
+
+@scalar
+def send_late(ring, begin, wait, rows, delays, bins, units, values, lo, hi, h):
+    """The same of events of different bins, which are on their way ``wait`` bins and the delay.
+
+    Only of what arrives in bin ``begin`` or later.
+    """
+    for e in range(lo, hi):
+        n = units[e]
+        at = bins[e] + wait + delays[n, h]
+        if at >= begin:
+            x = values[e] * rows[n, h] if values.shape[0] > 0 else rows[n, h]
+            ring[at % ring.shape[0], h] += x
+
+
+@device
+def dot_delayed(rows, delays, units, lo, hi, ring, row, change, scratch, lanes, out, at):
+    """out[at + e - lo] = sum over h of rows[units[e], h] ring[row + delays[units[e], h], h].
+
+    Or, with ``change``, of what the next row of the ring has more than that one. As ``dot_rows``.
+    """
+    thread = cuda.threadIdx.x
+    lane, group = thread % lanes, thread // lanes
+    zero = rows.dtype.type(0)
+    length = ring.shape[0]
+    cuda.syncthreads()
+    for first in range(lo, hi, cuda.blockDim.x // lanes):
+        e = first + group
+        total = zero
+        if e < hi:
+            n = units[e]
+            for h in range(lane, rows.shape[1], lanes):
+                there = row + delays[n, h]
+                x = ring[there % length, h]
+                if change:
+                    x = ring[(there + 1) % length, h] - x
+                total += rows[n, h] * x
+        scratch[thread] = total
+        cuda.syncthreads()
+        if lane == 0 and e < hi:
+            for j in range(1, lanes):
+                total += scratch[thread + j]
+            out[at + e - lo] = total
+        cuda.syncthreads()
+
+
 @device
 def block_sum(x, scratch, lanes):
     """The sum of ``x`` over the threads of the block, for all of them, always in one order.

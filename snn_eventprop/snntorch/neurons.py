@@ -71,11 +71,17 @@ class EventPropNeuron(torch.nn.Module):
         multi_step: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        refusal = self.refusal(self)
-        if refusal:
-            raise ValueError(f"{refusal}; use snntorch.{type(self).__name__} for this layer")
-        self._adopt(grazing_guard, count_gradient, multi_step)
+        known = snntorch.SpikingNeuron.instances
+        before = len(known)
+        try:
+            super().__init__(*args, **kwargs)
+            refusal = self.refusal(self)
+            if refusal:
+                raise ValueError(f"{refusal}; use snntorch.{type(self).__name__} for this layer")
+            self._adopt(grazing_guard, count_gradient, multi_step)
+        except Exception:
+            del known[before:]  # or snntorch.utils.reset would meet half a neuron
+            raise
 
     @staticmethod
     def refusal(neuron: snntorch.SpikingNeuron) -> str | None:
