@@ -149,17 +149,17 @@ def test_forward_and_backward_operators_pass_torchs_own_checks(case):
     arguments = {
         "events": (
             *events, None, stamps, None, weight, recurrent, coefficients.detach(), flat, flat,
-            None, None, None, None, steps, op.RESETS["subtract"], False, False, False, 0,
+            None, None, None, None, steps, op.RESETS["subtract"], False, False, False, 0, None, None,
         ),
         "currents": (
             *op.no_events(batch, flat), None, None, currents, flat.new_empty(0, size), None,
             coefficients, flat, flat, None, None, None, None, steps, op.RESETS["subtract"], False,
-            False, True, 0,
+            False, True, 0, None, None,
         ),
         "everything": (
             *events, x.requires_grad_(), None, currents, weight, recurrent, coefficients, flat,
             flat, state.clone().requires_grad_(), state.clone().requires_grad_(), state, None,
-            steps, op.RESETS["zero"], True, True, True, 0,
+            steps, op.RESETS["zero"], True, True, True, 0, None, None,
         ),
     }[case]  # fmt: skip
     torch.library.opcheck(torch.ops.snn_eventprop.grid_forward.default, arguments)
