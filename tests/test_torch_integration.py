@@ -149,7 +149,8 @@ def test_forward_and_backward_operators_pass_torchs_own_checks(case):
     arguments = {
         "events": (
             *events, None, stamps, None, weight, recurrent, coefficients.detach(), flat, flat,
-            None, None, None, None, steps, op.RESETS["subtract"], False, False, False, 0, None, None,
+            None, None, None, None, steps, op.RESETS["subtract"], False, False, False, 0, None,
+            None,
         ),
         "currents": (
             *op.no_events(batch, flat), None, None, currents, flat.new_empty(0, size), None,
