@@ -104,11 +104,11 @@ def _prepared_delays(
     bins = _delay_bins("delay", delay, (inputs, size))
     recurrent_bins = _delay_bins("recurrent_delay", recurrent_delay, (size, size))
     rows = weight.detach().t().contiguous().numpy()
-    return lambda lo, hi: cpu_delays.prepare(
+    prepared = cpu_delays.prepare(
         rows, bins, recurrent_bins if recurrent is not None else recurrent_bins[:0, :0],
-        min(steps, cpu_grid.SEGMENT), int(counts[lo:hi].numpy().max(initial=0)),
-        values.numel() > 0, backward,
+        min(steps, cpu_grid.SEGMENT), values.numel() > 0, backward,
     )  # fmt: skip
+    return lambda lo, hi: prepared(int(counts[lo:hi].numpy().max(initial=0)))
 
 
 DIVERGED = "lower the learning rate or clip gradients"

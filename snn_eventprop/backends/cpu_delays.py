@@ -18,6 +18,7 @@ worth one bin after each arrival, less what it is worth at the arrival.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ import numpy as np
 from .by_unit import first_from, sort_by_unit
 from .compile import index as _index
 from .compile import kernel, sum_kernel
+from .pairs import add_pair, first_of, no_pair, second_of
 
 _STRIPE = 16  # neurons whose traces are transposed at once: a cache line of float32
 _ABREAST = 4  # neurons for which each event is looked up once
@@ -88,36 +90,40 @@ def _arrive(
 
 @kernel
 def _read(
-    trace0, trace1, grad_weight0, grad_weight1, grad_delay0, grad_delay1, delay0, delay1,
+    trace0, trace1, trace2, trace3, grad_weight0, grad_weight1, grad_weight2, grad_weight3,
+    grad_delay0, grad_delay1, grad_delay2, grad_delay3, delay0, delay1, delay2, delay3,
     ends, rows, scales,
 ):  # fmt: skip
-    """Sum over every unit's events of traces where they arrive at two neurons, and the changes."""
-    zero = trace0.dtype.type(0)
+    """Sum over every unit's events of traces where they arrive at four neurons, and the changes."""
+    one = trace0.dtype.type(1)
     e = _index(0)
     for j in range(delay0.shape[0]):
         i = _index(j)
         of0, of1 = trace0[_index(delay0[i]) :], trace1[_index(delay1[i]) :]
-        now0, now1, next0, next1 = zero, zero, zero, zero
+        of2, of3 = trace2[_index(delay2[i]) :], trace3[_index(delay3[i]) :]
+        # Sums of the bin of arrival and of the next one.
+        zero = no_pair(of0)  # type: ignore[call-arg, var-annotated]
+        sum0, sum1, sum2, sum3 = zero, zero, zero, zero
         last = _index(ends[i])
         if scales.shape[0] > 0:
             while e < last:
                 at, x = _index(rows[e]), scales[e]
-                now0 += of0[at] * x
-                next0 += of0[at + _index(1)] * x
-                now1 += of1[at] * x
-                next1 += of1[at + _index(1)] * x
+                sum0, sum1 = add_pair(sum0, of0, at, x), add_pair(sum1, of1, at, x)
+                sum2, sum3 = add_pair(sum2, of2, at, x), add_pair(sum3, of3, at, x)
                 e += _index(1)
         while e < last:
             at = _index(rows[e])
-            now0 += of0[at]
-            next0 += of0[at + _index(1)]
-            now1 += of1[at]
-            next1 += of1[at + _index(1)]
+            sum0, sum1 = add_pair(sum0, of0, at, one), add_pair(sum1, of1, at, one)
+            sum2, sum3 = add_pair(sum2, of2, at, one), add_pair(sum3, of3, at, one)
             e += _index(1)
-        grad_weight0[i] += now0
-        grad_weight1[i] += now1
-        grad_delay0[i] += next0 - now0
-        grad_delay1[i] += next1 - now1
+        grad_weight0[i] += first_of(sum0)
+        grad_weight1[i] += first_of(sum1)
+        grad_weight2[i] += first_of(sum2)
+        grad_weight3[i] += first_of(sum3)
+        grad_delay0[i] += second_of(sum0) - first_of(sum0)
+        grad_delay1[i] += second_of(sum1) - first_of(sum1)
+        grad_delay2[i] += second_of(sum2) - first_of(sum2)
+        grad_delay3[i] += second_of(sum3) - first_of(sum3)
 
 
 @kernel
@@ -289,11 +295,13 @@ def _gather(grad_weight, grad_delay, delay, delays, bins, units, values, lo, hi,
     for start in range(0, size, _STRIPE):
         stop = min(start + _STRIPE, size)
         _from_rows(traces, beta, start, stop, count)
-        for j in range(start, stop, 2):
+        for j in range(start, stop, _ABREAST):
             t = j - start
             _read(
-                traces[t], traces[t + 1], grad_weight[j], grad_weight[j + 1],
-                grad_delay[j], grad_delay[j + 1], delay[j], delay[j + 1], ends, rows, scales,
+                traces[t], traces[t + 1], traces[t + 2], traces[t + 3],
+                grad_weight[j], grad_weight[j + 1], grad_weight[j + 2], grad_weight[j + 3],
+                grad_delay[j], grad_delay[j + 1], grad_delay[j + 2], grad_delay[j + 3],
+                delay[j], delay[j + 1], delay[j + 2], delay[j + 3], ends, rows, scales,
             )  # fmt: skip
 
 
@@ -351,15 +359,14 @@ def prepare(
     delay: np.ndarray,
     recurrent_delay: np.ndarray,
     bins: int,
-    most: int,
     weighted: bool,
     backward: bool,
-) -> Delays:
-    """``Delays`` for the loops of one thread.
+) -> Callable[[int], Delays]:
+    """Makes ``Delays`` for one thread, given the most events of one kind in a sample.
 
     Args:
         weight: [H, N].   delay: [H, N] uint16.   recurrent_delay: [post, pre] uint16 or of size 0.
-        bins: in a segment.   most: events of one kind in a sample.   weighted: events have values.
+        bins: in a segment.   weighted: events have values.
         backward: for the backward pass (else for the forward one).
     """
     size, inputs = weight.shape
@@ -376,10 +383,10 @@ def prepare(
     def gradient(like: str) -> np.ndarray:
         return np.zeros(by_neuron[like].shape if backward else (0, 0), kind)
 
-    return Delays(
-        longest=longest, **by_neuron,
-        input_rows=np.ascontiguousarray(delay.T),
-        recurrent_rows=np.ascontiguousarray(recurrent_delay.T),
+    by_sender = {"input_rows": delay, "recurrent_rows": recurrent_delay}
+    by_sender = {name: np.ascontiguousarray(array.T) for name, array in by_sender.items()}
+    return lambda most: Delays(
+        longest=longest, **by_neuron, **by_sender,
         arrivals=np.empty((bins, size), kind), sent=np.zeros(ring * size, kind),
         changes=np.zeros((ring, size), kind),
         traces=np.empty((_STRIPE, bins + 2 * longest + 3), kind),
