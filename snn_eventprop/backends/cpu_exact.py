@@ -18,6 +18,7 @@ from numba.extending import overload
 
 from .. import equations
 from .compile import cache_aligned, copy, entry, equation, grown, index, kernel, sum_kernel
+from .crossing import SAME, next_crossing
 from .gaps import coefficients, fill_coefficients
 from .lanes import exceeding
 
@@ -30,7 +31,6 @@ _slope = equation(equations.slope)
 _guard = equation(equations.guard)
 _reset_worth_rate = equation(equations.reset_worth_rate)
 _jump = equation(equations.jump)
-_peak_time = equation(equations.peak_time)
 _psp_derivatives = equation(equations.psp_derivatives)
 
 
@@ -110,52 +110,6 @@ def _pick(values, h):
     return values[h] if values.shape[0] > 1 else values[0]
 
 
-# Single neurons, in float64.
-
-_SAME = 4e-16  # neurons this close to the threshold at a crossing cross with it
-
-
-@kernel
-def _crossing(current, voltage, upper, threshold, rate_mem, rate_syn):
-    """Seconds until V reaches the threshold, in (0, upper], on which V rises through it.
-
-    V rises at a falling rate there: Newton's steps from below never pass the crossing. The first
-    guess is that of a parabola; a bracket catches what rounding does.
-    """
-    lower = 0.0
-    slope = (current - voltage) * rate_mem
-    bend = -(current * rate_syn + slope) * rate_mem
-    rise = threshold - voltage
-    under = slope * slope + 2.0 * bend * rise
-    t = 2.0 * rise / (slope + np.sqrt(under)) if under > 0.0 else upper
-    if not (0.0 < t <= upper):
-        t = upper
-    for _ in range(100):
-        e_syn, e_mem, psp = coefficients(t, rate_mem, rate_syn)
-        i, v = _flow(current, voltage, e_syn, e_mem, psp)
-        short = threshold - v
-        if short > 0.0:
-            lower = t
-        else:
-            upper = t
-        slope = (i - v) * rate_mem
-        if slope > 0.0:
-            step = short / slope
-            # The next step would be about bend / (2 slope) step^2.
-            rest = (i * rate_syn + slope) * rate_mem * step * step / slope
-            if lower <= t + step <= upper:
-                t += step
-                if rest * rate_syn < 1e-15 or abs(step) * rate_syn < 1e-15:
-                    break
-                continue
-        middle = 0.5 * (lower + upper)
-        if middle <= lower or middle >= upper:
-            t = upper
-            break
-        t = middle
-    return t
-
-
 @kernel
 def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count):
     """Earliest crossing within ``gap`` s among the neurons ``found[:count]``.
@@ -169,29 +123,11 @@ def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count
         theta = np.float64(threshold[h])
         i, v = np.float64(current[h]), np.float64(voltage[h])
         mem = _pick(rate_mem, h)
-        if i <= v or v + (i - v) * best * mem < theta - _SAME * theta:
-            continue  # V falls, and will not rise before I does; or it rises too little
-        syn = _pick(rate_syn, h)
-        if v >= theta:
-            t = 0.0  # reached to rounding at the event before
-        else:
-            upper = best
-            e_syn, e_mem, psp = coefficients(upper, mem, syn)
-            i_end, v_end = _flow(i, v, e_syn, e_mem, psp)
-            if i_end >= v_end:  # rising all the way
-                if v_end < theta - _SAME * theta:
-                    continue
-                if v_end <= theta + _SAME * theta:
-                    t = best  # together with the earliest so far
-                else:
-                    t = _crossing(i, v, upper, theta, mem, syn)
-            else:
-                upper = min(_peak_time(i, v, 1.0 / mem, 1.0 / syn), best)
-                e_syn, e_mem, psp = coefficients(upper, mem, syn)
-                _, v_peak = _flow(i, v, e_syn, e_mem, psp)
-                if v_peak < theta:
-                    continue
-                t = _crossing(i, v, upper, theta, mem, syn)
+        if i <= v or v + (i - v) * best * mem < theta - SAME * theta:
+            continue  # V falls, or rises too little
+        t = next_crossing(i, v, best, theta, mem, _pick(rate_syn, h))
+        if t == np.inf:
+            continue
         if t < best or crossing == 0:
             best = t
             crossing = 0

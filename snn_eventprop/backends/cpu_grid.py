@@ -136,7 +136,7 @@ def _advance(current, voltage, drive, s, c, m):
 
 @kernel
 def _add(total, x):
-    for h in range(x.shape[0]):
+    for h in range(min(total.shape[0], x.shape[0])):  # rows of beta are longer than others
         total[h] += x[h]
 
 
