@@ -128,7 +128,7 @@ def test_an_unknown_config_lists_the_shipped_ones(build, capsys):
     with pytest.raises(SystemExit):
         build("--config", "defualt")
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "default, loggers/tensorboard, loggers/wandb, sfsdd, shd/base" in said
+    assert "default, loggers/tensorboard, loggers/wandb, plain, sfsdd, shd/base" in said
 
 
 def test_the_recipes_page_names_options_and_configs_that_exist(build):

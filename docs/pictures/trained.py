@@ -22,7 +22,7 @@ from lightning_modules.data import SpokenDigits
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents, equations
 from snn_eventprop.losses import ClassificationLoss
 
-OPTIONS = ["--model.network.solver", "exact", "--trainer.max_epochs", "30"]
+OPTIONS = ["--model.network.solver", "exact", "--config", "plain", "--trainer.max_epochs", "30"]
 SMALL = ["--config", "tiny", *OPTIONS[:2], "--data.duration", "0.6", "--trainer.max_epochs", "1"]
 
 
