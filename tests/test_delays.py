@@ -347,6 +347,14 @@ def test_bad_options_say_what_to_do(options, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_the_cost_of_delays_is_measured():
+    from snn_eventprop.benchmark import cases, delays
+
+    case = cases.Case(steps=100, hidden=8, batch=2, events=200, inputs=20, outputs=3)
+    found = delays.measure(case, repeats=1)
+    assert found.keys() == {"without", "with"} and min(found.values()) >= 0
+
+
 def test_bad_delays_say_what_to_do():
     with pytest.raises(TypeError, match="max_delay must be a number"):
         EventPropLIF(3, 2, max_delay="long")
