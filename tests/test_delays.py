@@ -305,7 +305,7 @@ def test_operators_with_delays_pass_opcheck():
     numbers = layer._coefficients(5, torch.float64, layer.threshold)
     floor = torch.zeros(5).double()
     torch.library.opcheck(
-        op._forward,
+        torch.ops.snn_eventprop.grid_forward.default,
         (*events, None, None, None, layer.weight.detach().t().contiguous().requires_grad_(),
          layer._recurrent_rows().detach(), numbers.detach(), floor, floor, None, None, None, None,
          60, 1, False, False, False, 0, (layer.delay.detach().t() / 1e-3).requires_grad_(),

@@ -23,7 +23,27 @@ def follow_sources(compiled):
     index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if index is not None:  # None where compilation is switched off
         index._source_stamp = (index._source_stamp, _STAMP)
+        name_files_by_content(index)
     return compiled
+
+
+def name_files_by_content(index):
+    """Name a cache's files by what they hold.
+
+    Numba numbers them. Two processes that compile at once, for float32 and for float64 or before
+    and after an update, can take the same number for different code, and the next process then
+    runs code for another signature: memory is overwritten.
+    """
+
+    def save(key, data):
+        digest = hashlib.sha256(repr((key, index._source_stamp)).encode()).hexdigest()[:16]
+        name = index._data_name_pattern.replace("{number:d}", digest)
+        index._save_data(name, data)
+        index._save_index({**index._load_index(), key: name})
+
+    private = ("_data_name_pattern", "_save_data", "_save_index", "_load_index")
+    if all(hasattr(index, name) for name in private):  # as in all versions so far
+        index.save = save
 
 
 def cached(**options):
