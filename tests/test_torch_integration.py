@@ -212,6 +212,8 @@ def _rank(rank, address, results):
     x = raster(batch=6)[:, 3 * rank : 3 * rank + 3]
     step(parallel, net, x)
     results.put((rank, [p.grad.numpy() for p in net.parameters()]))
+    del parallel  # before its process group
+    torch.distributed.barrier()  # so that no rank leaves while the other still talks to it
     torch.distributed.destroy_process_group()
 
 
