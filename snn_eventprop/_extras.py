@@ -13,7 +13,7 @@ def installed(module: str) -> bool:
 
 def require(module: str, *, extra: str) -> None:
     """Raise ImportError that names the extra, if ``module`` is not installed."""
-    if find_spec(module) is None:
+    if not installed(module):
         raise ImportError(
             f"{module} is not installed; install it with: pip install 'snn-eventprop[{extra}]'"
         )

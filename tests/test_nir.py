@@ -415,6 +415,6 @@ def test_a_missing_library_is_named(monkeypatch):
 
     import snn_eventprop.nir as ours
 
-    monkeypatch.setattr("snn_eventprop._extras.find_spec", lambda name: None)
+    monkeypatch.setattr("snn_eventprop._extras.installed", lambda name: False)
     with pytest.raises(ImportError, match=r"nir is not installed.*snn-eventprop\[nir\]"):
         importlib.reload(ours)
