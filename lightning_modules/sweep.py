@@ -168,7 +168,9 @@ def run(trial: Trial, config: Mapping[str, Any], options: list[str], before: lis
         ) -> Trial:  # fmt: skip
     """Train a trial, or go on with it, to its end or until hyperband stops it."""
     folder, metric = trial.folder, config["metric"]["name"]
-    command = [*agent_command(config, trial.parameters), *options]
+    # What was proposed goes last: a --config among the options must not undo it.
+    proposed = [f"--{name}={value}" for name, value in trial.parameters.items()]
+    command = [*agent_command(config, trial.parameters), *options, *proposed]
     if (folder / CHECKPOINTS / "last.ckpt").exists():
         command = [*FIT, "--ckpt_path", "last"]
     command += ["--run_dir", str(folder)]
