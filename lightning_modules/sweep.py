@@ -82,9 +82,21 @@ def arguments(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--output", type=Path, metavar="FOLDER", help="where runs go (default: runs/sweep_NAME)"
     )
     parser.add_argument(
+        "-c", "--config", action="append", default=[],
+        help="as of fit; what the sweep tries goes before it",
+    )
+    parser.add_argument(
         "--path", action="store_true", help="print the file's path, for `wandb sweep`, and end"
     )
     return parser.parse_known_args(args)
+
+
+def with_configs(config: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """The sweep with configurations in its command ahead of what it tries, as in docs/sweeps.md."""
+    command = agent.create_sweep_command(list(config.get("command") or []))
+    place = command.index("${args}") if "${args}" in command else len(command)
+    command[place:place] = [word for file in files for word in ("--config", file)]
+    return {**config, "command": command}
 
 
 def sweep_file(name: str) -> Path:
@@ -168,9 +180,7 @@ def run(trial: Trial, config: Mapping[str, Any], options: list[str], before: lis
         ) -> Trial:  # fmt: skip
     """Train a trial, or go on with it, to its end or until hyperband stops it."""
     folder, metric = trial.folder, config["metric"]["name"]
-    # What was proposed goes last: a --config among the options must not undo it.
-    proposed = [f"--{name}={value}" for name, value in trial.parameters.items()]
-    command = [*agent_command(config, trial.parameters), *options, *proposed]
+    command = [*agent_command(config, trial.parameters), *options]
     if (folder / CHECKPOINTS / "last.ckpt").exists():
         command = [*FIT, "--ckpt_path", "last"]
     command += ["--run_dir", str(folder)]
@@ -265,7 +275,7 @@ def main(args: list[str] | None = None) -> Trial | None:
     if chosen.path:
         print(chosen.name)
         return None
-    config = yaml.safe_load(chosen.name.read_text(encoding="utf-8"))
+    config = with_configs(yaml.safe_load(chosen.name.read_text(encoding="utf-8")), chosen.config)
     output = chosen.output or Path("runs") / f"sweep_{chosen.name.stem}"
     return summarise(trials(config, chosen.count, output, options), config, output)
 
