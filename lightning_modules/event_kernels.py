@@ -14,6 +14,9 @@ from snn_eventprop.bins import _EDGE  # an event at t belongs to bin floor(t / d
 
 _jit = njit(nogil=True, cache=True)
 
+# Unsigned: no negative index to count from the end, and one comparison for 0 <= unit < number.
+_index = np.uint64
+
 
 @_jit
 def gather(times, units, offsets, chosen):
@@ -45,17 +48,20 @@ def move(times, units, offsets, stretch, delay, shift, num_units, duration):
     out_units = np.empty(times.size, np.int64)
     out_offsets = np.empty(batch + 1, np.int64)
     out_offsets[0] = 0
-    at = 0
+    at = _index(0)
     for b in range(batch):
-        for k in range(offsets[b], offsets[b + 1]):
-            t = np.float32(times[k] * stretch[b] + delay[b])
-            u = units[k] + shift[b]
+        factor, late, up = stretch[b], delay[b], shift[b]
+        for j in range(offsets[b], offsets[b + 1]):
+            k = _index(j)
+            t = times[k] * factor + late
+            u = units[k] + up
             # Without a branch: an event that does not count is overwritten by the next.
             out_times[at] = t
             out_units[at] = u
-            at += (t >= 0) & (t < duration) & (u >= 0) & (u < num_units)
+            inside = (t >= 0) & (t < duration) & (_index(u) < _index(num_units))
+            at += _index(inside)
         out_offsets[b + 1] = at
-    return out_times[:at], out_units[:at], out_offsets
+    return out_times[: np.int64(at)], out_units[: np.int64(at)], out_offsets
 
 
 @_jit
@@ -75,25 +81,25 @@ def thin(times, units, offsets, draws, probability):
     return out_times[:at], out_units[:at], out_offsets
 
 
-@_jit
+@njit(nogil=True, cache=True, fastmath={"reassoc"})  # sums in vector lanes
 def _centre(times, units, begin, end):
     time_sum, unit_sum = 0.0, np.int64(0)
     for k in range(begin, end):
-        time_sum += times[k]
-        unit_sum += units[k]
+        time_sum += times[_index(k)]
+        unit_sum += units[_index(k)]
     return time_sum / (end - begin), unit_sum / (end - begin)
 
 
 @_jit
 def _pick(times, units, begin, end, bits, first_bit, to_times, to_units):
     """Copy the events whose bit in ``bits`` (bytes) is set; their number."""
-    n = 0
-    ahead = first_bit - begin
-    for k in range(begin, end):
+    n = _index(0)
+    for j in range(end - begin):
+        k, bit = _index(begin + j), _index(first_bit + j)
         to_times[n] = times[k]
         to_units[n] = units[k]
-        n += (bits[(k + ahead) >> 3] >> ((k + ahead) & 7)) & 1
-    return n
+        n += (_index(bits[bit >> _index(3)]) >> (bit & _index(7))) & _index(1)
+    return np.int64(n)
 
 
 @_jit
@@ -124,10 +130,10 @@ def blend(one, pool, partners, bits, num_units, duration):
         begin1, end1, partner = offsets1[b], offsets1[b + 1], partners[b]
         begin2, end2 = offsets2[max(partner, 0)], offsets2[max(partner, 0) + 1]
         if partner < 0 or end1 == begin1 or end2 == begin2:
-            for k in range(begin1, end1):
-                out_times[at] = times1[k]
-                out_units[at] = units1[k]
-                at += 1
+            size = end1 - begin1
+            out_times[at : at + size] = times1[begin1:end1]
+            out_units[at : at + size] = units1[begin1:end1]
+            at += size
             out_offsets[b + 1] = at
             continue
         time1, unit1 = _centre(times1, units1, begin1, end1)
@@ -139,17 +145,19 @@ def blend(one, pool, partners, bits, num_units, duration):
         up1 = np.int64(np.rint((unit2 - unit1) / 2))
         up2 = np.int64(np.rint((unit1 - unit2) / 2))
         t1[n1] = t2[n2] = np.inf
-        i = j = 0
+        i, j, to = _index(0), _index(0), _index(at)
         for _ in range(n1 + n2):
             first, second = t1[i] + late, t2[j] - late
             from_one = first <= second
+            unit1, unit2 = u1[i] + up1, u2[j] + up2  # both read: a choice, not a branch
             t = first if from_one else second
-            u = u1[i] + up1 if from_one else u2[j] + up2
-            i += from_one
-            j += not from_one
-            out_times[at] = t
-            out_units[at] = u
-            at += (t >= 0) & (t < duration) & (u >= 0) & (u < num_units)
+            u = unit1 if from_one else unit2
+            i += _index(from_one)
+            j += _index(not from_one)
+            out_times[to] = t
+            out_units[to] = u
+            to += _index((t >= 0) & (t < duration) & (_index(u) < _index(num_units)))
+        at = np.int64(to)
         out_offsets[b + 1] = at
     return out_times[:at], out_units[:at], out_offsets
 
