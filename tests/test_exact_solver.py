@@ -185,41 +185,6 @@ def test_any_batch_runs_and_agrees_with_the_simulator(
     assert all(bool(torch.isfinite(p.grad).all()) for p in layer.parameters())
 
 
-def test_nest_agrees():
-    nest = pytest.importorskip("nest", reason="pip install nest-simulator")
-    nest.set_verbosity("M_ERROR")
-    nest.ResetKernel()
-    nest.resolution = 0.1
-    layer = layer_of(2, inputs=3, size=1, recurrent=False, taus="shared", mean=1.5)
-    events = events_of(2, inputs=3, samples=1, events=40)
-    spikes = layer(events)
-    theta = layer.threshold.item()
-    # C_m = tau_m makes tau_m dV/dt = -V + I of pA and mV; delays shift everything by 1 ms.
-    neuron = nest.Create("iaf_psc_exp_ps", params={
-        "tau_m": 20.0, "tau_syn_ex": 5.0, "tau_syn_in": 5.0, "C_m": 20.0, "t_ref": 0.1,
-        "E_L": 0.0, "V_m": 0.0, "V_reset": 0.0, "V_th": theta, "I_e": 0.0,
-    })  # fmt: skip
-    for n in range(3):
-        at = 1e3 * events.times[events.units == n]
-        source = nest.Create(
-            "spike_generator", params={"spike_times": at.tolist(), "allow_offgrid_times": True}
-        )
-        weight = layer.weight[0, n].item()
-        nest.Connect(source, neuron, syn_spec={"weight": weight, "delay": 1.0})
-    recorder = nest.Create("spike_recorder")
-    nest.Connect(neuron, recorder)
-    nest.Simulate(150.0)
-    theirs = np.sort(recorder.get("events")["times"]) * 1e-3 - 1e-3
-    theirs = theirs[theirs <= DURATION]
-    mine = spikes.times.detach().numpy()
-    # NEST holds a neuron for at least one step: up to the first spikes closer than that.
-    close = np.flatnonzero(np.diff(mine) < 2e-3)
-    same = close[0] + 1 if len(close) else len(mine)
-    assert same >= 2
-    # The refractory step moves each later spike; the first is free of it.
-    assert theirs[0] == pytest.approx(mine[0], abs=1e-9)
-
-
 # Gradients
 
 

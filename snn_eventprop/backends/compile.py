@@ -106,27 +106,22 @@ except TypeError:
 index = np.uint64
 
 
-@entry
 def grown(values, used):
     """An array of twice the length that begins with ``values[:used]``."""
-    larger = np.empty((2 * values.shape[0], *values.shape[1:]), values.dtype)
-    to, old = larger.ravel(), values.ravel()
-    # An assignment of slices brings its error message along: two seconds of compilation.
-    for i in range(used * (old.size // values.shape[0])):
-        to[i] = old[i]
+    larger = np.empty((2 * len(values), *values.shape[1:]), values.dtype)
+    larger[:used] = values[:used]
     return larger
 
 
-@entry
-def cache_aligned(rows, columns, like):
-    """Zeros [rows, columns] of the dtype of ``like`` that begin on a cache line.
+def cache_aligned(rows, columns, dtype):
+    """Zeros [rows, columns] that begin on a cache line.
 
     Rows that straddle cache lines take up to a quarter longer to add. Rows stay aligned where
     ``columns`` is a multiple of 16.
     """
-    line = 64 // like.itemsize
-    memory = np.zeros(rows * columns + line, like.dtype)
-    first = (-memory.ctypes.data // like.itemsize) % line
+    line = 64 // np.dtype(dtype).itemsize
+    memory = np.zeros(rows * columns + line, dtype)
+    first = (-memory.ctypes.data // memory.itemsize) % line
     return memory[first : first + rows * columns].reshape(rows, columns)
 
 

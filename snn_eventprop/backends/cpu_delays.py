@@ -25,7 +25,7 @@ import numpy as np
 
 from .by_unit import first_from, sort_by_unit
 from .compile import index as _index
-from .compile import kernel, sum_kernel
+from .compile import inlined, kernel, sum_kernel
 from .pairs import add_pair, first_of, no_pair, second_of
 
 _STRIPE = 16  # neurons whose traces are transposed at once: a cache line of float32
@@ -174,13 +174,13 @@ def collect(delays, begin, end, bins, units, values, lo, hi):
         _into_rows(arrivals, traces, start, stop, end - begin, longest)
 
 
-@kernel
+@inlined
 def begin_forward(delays):
     """Nothing has been sent."""
     delays.sent[:] = 0
 
 
-@kernel
+@inlined
 def _send(sent, k, last_row, weight, delay):
     size = weight.shape[0]
     for j in range(size):
@@ -198,7 +198,7 @@ def _send_late(sent, k, last_row, weight, delay, begin):
             sent[(at & last_row) * _index(size) + _index(j)] += weight[_index(j)]
 
 
-@kernel
+@inlined
 def send(delays, recurrent, k, units):
     """Put spikes of bin ``k`` where they arrive."""
     last_row = _index(delays.changes.shape[0] - 1)
@@ -207,7 +207,7 @@ def send(delays, recurrent, k, units):
         _send(delays.sent, k, last_row, recurrent[n], delays.recurrent_rows[n])
 
 
-@kernel
+@inlined
 def send_earlier(delays, recurrent, begin, bins, units, lo, hi):
     """Of spikes lo..hi before bin ``begin``, what arrives in that bin or later."""
     delays.sent[:] = 0
@@ -217,7 +217,7 @@ def send_earlier(delays, recurrent, begin, bins, units, lo, hi):
         _send_late(delays.sent, bins[e], last_row, recurrent[n], delays.recurrent_rows[n], begin)
 
 
-@kernel
+@inlined
 def take(current, delays, k, row):
     """Add what arrives in bin k, in this row of the segment."""
     size = current.shape[0]
@@ -230,13 +230,13 @@ def take(current, delays, k, row):
             delays.sent[at + _index(h)] = 0
 
 
-@kernel
+@inlined
 def begin_backward(delays):
     """Beyond the end nothing is worth anything."""
     delays.changes[:] = 0
 
 
-@kernel
+@inlined
 def remember(delays, k, beta, row):
     """The change of beta from bin k, in this row of the segment, to the next one."""
     if delays.recurrent.size > 0:
@@ -263,13 +263,11 @@ def _worth(rows, row, weight, delay):
     for j in range(weight.shape[0]):
         at = _index(row) + _index(delay[_index(j)])
         now += weight[_index(j)] * rows[at, _index(j)]
-        later += weight[_index(j)] * (
-            rows[at + _index(1), _index(j)] - rows[at, _index(j)]
-        )
+        later += weight[_index(j)] * (rows[at + _index(1), _index(j)] - rows[at, _index(j)])
     return now, later
 
 
-@kernel
+@inlined
 def worth_of_spikes(out, delays, recurrent, units, lo, hi, k):
     """How the worth to all receivers changes with the time of each spike lo..hi, all of bin k.
 
@@ -278,9 +276,7 @@ def worth_of_spikes(out, delays, recurrent, units, lo, hi, k):
     """
     for e in range(lo, hi):
         n = units[e]
-        out[e - lo] = _worth_in_ring(
-            delays.changes, k + 1, recurrent[n], delays.recurrent_rows[n]
-        )
+        out[e - lo] = _worth_in_ring(delays.changes, k + 1, recurrent[n], delays.recurrent_rows[n])
 
 
 @kernel

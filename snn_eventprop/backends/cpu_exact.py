@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import overload
 
 from .. import equations
-from .compile import cache_aligned, copy, entry, equation, grown, index, kernel, sum_kernel
+from .compile import cache_aligned, copy, equation, grown, index, inlined, kernel, sum_kernel
 from .crossing import SAME, next_crossing
 from .gaps import coefficients, fill_coefficients
 from .lanes import exceeding
@@ -49,7 +49,7 @@ def _(values, h):
 # Passes over all neurons. Coefficients are numbers where neurons share their time constants.
 
 
-@kernel
+@inlined
 def _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, bound):
     """Flow over a gap and add a row of weights.
 
@@ -68,14 +68,14 @@ def _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, bound):
         bound[h] = v + max(i - v, zero) * _at(reach, h)
 
 
-@kernel
+@inlined
 def _retreat(b, a, e_syn, e_mem, psp):
     for j in range(b.shape[0]):
         h = index(j)
         b[h], a[h] = _adjoint_flow(b[h], a[h], _at(e_syn, h), _at(e_mem, h), _at(psp, h))
 
 
-@kernel
+@inlined
 def _retreat_and_add(b, a, e_syn, e_mem, psp, rows, row):
     """Adjoint flow back over a gap, and b added to a row of gradients."""
     r = index(row)
@@ -96,12 +96,20 @@ def _change_of_worth(weights, b, a, rate_mem, rate_syn):
     return total
 
 
-@kernel
+@inlined
 def _worth_change(rows, row, b, a, rate_mem, rate_syn):
     """Change per second of what an event of this row of weights is worth to its receivers."""
     if rate_mem.shape[0] == 1:
         return _change_of_worth(rows[row], b, a, rate_mem[0], rate_syn[0])
     return _change_of_worth(rows[row], b, a, rate_mem, rate_syn)
+
+
+@kernel
+def _fastest(rate_mem, rate_syn):
+    fastest = 0.0
+    for h in range(rate_mem.shape[0]):
+        fastest = max(fastest, rate_mem[h], rate_syn[h])
+    return fastest
 
 
 @kernel
@@ -137,7 +145,7 @@ def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count
     return best, crossing
 
 
-@kernel
+@inlined
 def _move(
     gap, next_gap, current, voltage, rows, row, rate_mem, rate_syn, fastest,
     e_syn, e_mem, psp, reach, bound,
@@ -152,7 +160,7 @@ def _move(
         _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, bound)
 
 
-@kernel
+@inlined
 def _forward_sample(
     times, units, first, end, duration, weight, recurrent, rate_mem, rate_syn, fastest, threshold,
     below, v_reset, limit, current, voltage, e_syn, e_mem, psp, reach, bound, found,
@@ -225,7 +233,39 @@ def _forward_sample(
             return total, stored
 
 
-@entry
+@kernel
+def _forward_samples(
+    b, hi, total, stored, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn,
+    threshold, below, v_reset, limit, current, voltage, e_syn, e_mem, psp, reach, bound, found,
+    out_times, out_units, out_slopes, out_before, counts, states, places, state_counts, stopped,
+):  # fmt: skip
+    """Samples ``b..hi``, after ``total`` spikes and ``stored`` states of those before.
+
+    Returns the first sample that is not done, for want of room or as it was stopped, and the
+    spikes and states of those that are.
+    """
+    fastest = _fastest(rate_mem, rate_syn)
+    while b < hi:
+        spikes, kept = _forward_sample(
+            times, units, offsets[b], offsets[b + 1], duration, weight, recurrent,
+            rate_mem, rate_syn, fastest, threshold, below, v_reset, limit,
+            current, voltage, e_syn, e_mem, psp, reach, bound, found,
+            out_times[total:], out_units[total:], out_slopes[total:], out_before[total:],
+            states[stored:], places[stored:],
+        )  # fmt: skip
+        if spikes < 0 or kept < 0:
+            break
+        if spikes > limit:
+            stopped[0], stopped[1] = b, out_times[total]
+            break
+        counts[b] = spikes
+        state_counts[b] = kept
+        total += spikes
+        stored += kept
+        b += 1
+    return b, total, stored
+
+
 def forward(
     lo, hi, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn, threshold,
     v_reset, limit, keep, stopped,
@@ -246,55 +286,36 @@ def forward(
         spikes per sample [hi - lo], states (I, V) [K, 2, H], events of either kind before each
         state [K], states per sample [hi - lo].
     """
-    size = threshold.shape[0]
-    dtype = weight.dtype
+    size, dtype = len(threshold), weight.dtype
     # Room that is not used is never touched, and a sample that finds too little starts again.
     room = 1024 + 32 * size * (hi - lo)
-    out_times = np.empty(room, np.float64)
-    out_units = np.empty(room, np.int64)
-    out_slopes = np.empty(room, dtype)
-    out_before = np.empty(room, np.int32)
-    counts = np.zeros(hi - lo, np.int64)
-    events = offsets[hi] - offsets[lo]
-    expected = (events + 32 * size * (hi - lo)) // SEGMENT + hi - lo
-    states = np.empty((expected if keep else 0, 2, size), dtype)
-    places = np.empty(states.shape[0], np.int64)
-    state_counts = np.zeros(hi - lo, np.int64)
-    total, stored = 0, 0
-    fastest = max(np.max(rate_mem), np.max(rate_syn))
+    kinds = np.float64, np.int64, dtype, np.int32
+    spikes = [np.empty(room, kind) for kind in kinds]  # times, units, slopes, events before
+    events = int(offsets[hi] - offsets[lo])
+    keepable = ((events + 32 * size * (hi - lo)) // SEGMENT + hi - lo) if keep else 0
+    states = [np.empty((keepable, 2, size), dtype), np.empty(keepable, np.int64)]
+    counts, state_counts = np.zeros((2, len(offsets)), np.int64)
     # Rounding of the membrane shows in the times of spikes: it is kept in float64.
-    membrane = cache_aligned(2, size, np.empty(0, np.float64))
-    current, voltage = membrane[0], membrane[1]
-    constants = np.empty((4, rate_mem.shape[0]), np.float64)
-    e_syn, e_mem, psp, reach = constants[0], constants[1], constants[2], constants[3]
-    bound = np.empty(size, dtype)
+    current, voltage = cache_aligned(2, size, np.float64)
+    e_syn, e_mem, psp, reach = np.empty((4, len(rate_mem)))
     below = np.nextafter(threshold, -dtype.type(np.inf))  # to exceed this is to reach the threshold
-    found = np.empty(size + 1, np.int64)
-    b = lo
-    while b < hi and stopped[0] < 0:
-        spikes, kept = _forward_sample(
-            times, units, offsets[b], offsets[b + 1], duration, weight, recurrent,
-            rate_mem, rate_syn, fastest, threshold, below, v_reset, limit,
-            current, voltage, e_syn, e_mem, psp, reach, bound, found,
-            out_times[total:], out_units[total:], out_slopes[total:], out_before[total:],
-            states[stored:], places[stored:],
+    work = (
+        threshold, below, v_reset, limit, current, voltage, e_syn, e_mem, psp, reach,
+        np.empty(size, dtype), np.empty(size + 1, np.int64),
+    )  # fmt: skip
+    b, total, stored = lo, 0, 0
+    while True:
+        b, total, stored = _forward_samples(
+            b, hi, total, stored, times, units, offsets, duration, weight, recurrent,
+            rate_mem, rate_syn, *work, *spikes, counts, *states, state_counts, stopped,
         )  # fmt: skip
-        if spikes < 0:
-            out_times, out_units = grown(out_times, total), grown(out_units, total)
-            out_slopes, out_before = grown(out_slopes, total), grown(out_before, total)
-        elif kept < 0:
-            states, places = grown(states, stored), grown(places, stored)
-        else:
-            if spikes > limit:
-                stopped[0], stopped[1] = b, out_times[total]
-            counts[b - lo] = spikes
-            state_counts[b - lo] = kept
-            total += spikes
-            stored += kept
-            b += 1
+        if b == hi or stopped[0] >= 0:
+            break
+        spikes = [grown(array, total) for array in spikes]
+        states = [grown(array, stored) for array in states]
     return (
-        out_times[:total], out_units[:total], out_slopes[:total], out_before[:total], counts,
-        states[:stored], places[:stored], state_counts,
+        *(array[:total] for array in spikes), counts[lo:hi],
+        *(array[:stored] for array in states), state_counts[lo:hi],
     )  # fmt: skip
 
 
@@ -322,7 +343,7 @@ def _is_spike(event, spike, first_event, first_spike, before):
     return spike >= first_spike and before[spike] > event - first_event
 
 
-@kernel
+@inlined
 def _replay(
     event, spike, stop, first_event, first_spike, end_spike, now, times, units, out_times,
     out_units, out_before, weight, recurrent, rate_mem, rate_syn, fastest, v_reset,
@@ -358,8 +379,8 @@ def _replay(
 
 
 @kernel
-def _backward_sample(
-    sample, times, units, offsets, weight, recurrent, rate_mem, rate_syn, mems, syns, fastest,
+def _backward_samples(
+    lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn, mems, syns,
     threshold, v_reset, floor, out_times, out_units, out_slopes, out_before, out_offsets,
     states, places, state_offsets, grad_out, mark_worth,
     grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
@@ -367,97 +388,98 @@ def _backward_sample(
 ):  # fmt: skip
     size = threshold.shape[0]
     zero = weight.dtype.type(0)
+    fastest = _fastest(rate_mem, rate_syn)
     shared = rate_mem.shape[0] == 1
     is_recurrent = recurrent.shape[0] == size
     replays = grad_mem.shape[0] > 0
     guarded = 0
     largest = zero
-    b[:] = zero
-    a[:] = zero
-    first_event, first_spike = offsets[sample], out_offsets[sample]
-    end_spike = out_offsets[sample + 1]
-    spike = end_spike - 1
-    if spike < first_spike:
-        return 0, zero
-    # Input that came after the last spike is worth nothing.
-    event = first_event + out_before[spike] - 1
-    later = out_times[spike]
-    state = state_offsets[sample + 1]  # states from here on have been replayed from
-    while event >= first_event or spike >= first_spike:
-        place = event - first_event + spike - first_spike + 1
-        if replays and (state == state_offsets[sample + 1] or place < places[state]):
-            state -= 1
-            while places[state] > place:
-                state -= 1
-            e, s = event, spike
-            for _ in range(place - places[state] + 1):
-                if _is_spike(e, s, first_event, first_spike, out_before):
-                    s -= 1
-                else:
-                    e -= 1
-            now = np.float64(times[e]) if e >= first_event else 0.0
-            if s >= first_spike:
-                now = max(now, out_times[s])
-            copy(currents[0], states[state, 0])
-            copy(voltages[0], states[state, 1])
-            _replay(
-                e + 1, s + 1, place - places[state] + 1, first_event, first_spike, end_spike,
-                now, times, units, out_times, out_units, out_before, weight, recurrent,
-                rate_mem, rate_syn, fastest, v_reset, e_syn, e_mem, psp, reach, bound,
-                currents, voltages,
-            )  # fmt: skip
-        fires = _is_spike(event, spike, first_event, first_spike, out_before)
-        at = out_times[spike] if fires else np.float64(times[event])
-        gap = max(later - at, 0.0)
-        later = at
-        fill_coefficients(gap, rate_mem, rate_syn, fastest, e_syn, e_mem, psp)
-        if replays and gap > 0.0:
-            row = place - places[state] + 1
-            if shared:
-                _add_constants(
-                    grad_mem, grad_syn, b, a, currents[row], voltages[row], gap,
-                    rate_mem[0], rate_syn[0], e_syn[0], e_mem[0],
-                )  # fmt: skip
-            else:
-                _add_constants(
-                    grad_mem, grad_syn, b, a, currents[row], voltages[row], gap,
-                    rate_mem, rate_syn, e_syn, e_mem,
-                )  # fmt: skip
-        if not fires:
-            unit = units[event]
-            if shared:
-                _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_weight, unit)
-            else:
-                _retreat_and_add(b, a, e_syn, e_mem, psp, grad_weight, unit)
-            if grad_times.shape[0] > 0:
-                grad_times[event] = _worth_change(weight, unit, b, a, mems, syns)
-            event -= 1
+    for sample in range(lo, hi):
+        b[:] = zero
+        a[:] = zero
+        first_event, first_spike = offsets[sample], out_offsets[sample]
+        end_spike = out_offsets[sample + 1]
+        spike = end_spike - 1
+        if spike < first_spike:
             continue
-        n = out_units[spike]
-        change = grad_out[spike]
-        if is_recurrent:
-            if shared:
-                _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_recurrent, n)
+        # Input that came after the last spike is worth nothing.
+        event = first_event + out_before[spike] - 1
+        later = out_times[spike]
+        state = state_offsets[sample + 1]  # states from here on have been replayed from
+        while event >= first_event or spike >= first_spike:
+            place = event - first_event + spike - first_spike + 1
+            if replays and (state == state_offsets[sample + 1] or place < places[state]):
+                state -= 1
+                while places[state] > place:
+                    state -= 1
+                e, s = event, spike
+                for _ in range(place - places[state] + 1):
+                    if _is_spike(e, s, first_event, first_spike, out_before):
+                        s -= 1
+                    else:
+                        e -= 1
+                now = np.float64(times[e]) if e >= first_event else 0.0
+                if s >= first_spike:
+                    now = max(now, out_times[s])
+                copy(currents[0], states[state, 0])
+                copy(voltages[0], states[state, 1])
+                _replay(
+                    e + 1, s + 1, place - places[state] + 1, first_event, first_spike, end_spike,
+                    now, times, units, out_times, out_units, out_before, weight, recurrent,
+                    rate_mem, rate_syn, fastest, v_reset, e_syn, e_mem, psp, reach, bound,
+                    currents, voltages,
+                )  # fmt: skip
+            fires = _is_spike(event, spike, first_event, first_spike, out_before)
+            at = out_times[spike] if fires else np.float64(times[event])
+            gap = max(later - at, 0.0)
+            later = at
+            fill_coefficients(gap, rate_mem, rate_syn, fastest, e_syn, e_mem, psp)
+            if replays and gap > 0.0:
+                row = place - places[state] + 1
+                if shared:
+                    _add_constants(
+                        grad_mem, grad_syn, b, a, currents[row], voltages[row], gap,
+                        rate_mem[0], rate_syn[0], e_syn[0], e_mem[0],
+                    )  # fmt: skip
+                else:
+                    _add_constants(
+                        grad_mem, grad_syn, b, a, currents[row], voltages[row], gap,
+                        rate_mem, rate_syn, e_syn, e_mem,
+                    )  # fmt: skip
+            if not fires:
+                unit = units[event]
+                if shared:
+                    _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_weight, unit)
+                else:
+                    _retreat_and_add(b, a, e_syn, e_mem, psp, grad_weight, unit)
+                if grad_times.shape[0] > 0:
+                    grad_times[event] = _worth_change(weight, unit, b, a, mems, syns)
+                event -= 1
+                continue
+            n = out_units[spike]
+            change = grad_out[spike]
+            if is_recurrent:
+                if shared:
+                    _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_recurrent, n)
+                else:
+                    _retreat_and_add(b, a, e_syn, e_mem, psp, grad_recurrent, n)
+                change += _worth_change(recurrent, n, b, a, mems, syns)
+            elif shared:
+                _retreat(b, a, e_syn[0], e_mem[0], psp[0])
             else:
-                _retreat_and_add(b, a, e_syn, e_mem, psp, grad_recurrent, n)
-            change += _worth_change(recurrent, n, b, a, mems, syns)
-        elif shared:
-            _retreat(b, a, e_syn[0], e_mem[0], psp[0])
-        else:
-            _retreat(b, a, e_syn, e_mem, psp)
-        after = a[n]
-        change += _reset_worth_rate(after, threshold[n], v_reset[n], _pick(mems, n))
-        steep, acted = _guard(out_slopes[spike], floor[n])
-        guarded += acted
-        before = _jump(after, steep, change)
-        largest = max(largest, abs(before - after))
-        grad_threshold[n] -= before
-        a[n] = before + mark_worth[spike]
-        spike -= 1
+                _retreat(b, a, e_syn, e_mem, psp)
+            after = a[n]
+            change += _reset_worth_rate(after, threshold[n], v_reset[n], _pick(mems, n))
+            steep, acted = _guard(out_slopes[spike], floor[n])
+            guarded += acted
+            before = _jump(after, steep, change)
+            largest = max(largest, abs(before - after))
+            grad_threshold[n] -= before
+            a[n] = before + mark_worth[spike]
+            spike -= 1
     return guarded, largest
 
 
-@entry
 def backward(
     lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn, threshold,
     v_reset, floor, out_times, out_units, out_slopes, out_before, out_offsets,
@@ -477,27 +499,17 @@ def backward(
     Returns:
         number of guarded slopes, largest absolute jump of a.
     """
-    size = threshold.shape[0]
-    dtype = weight.dtype
-    fastest = max(np.max(rate_mem), np.max(rate_syn))
-    mems, syns = rate_mem.astype(dtype), rate_syn.astype(dtype)
-    work = cache_aligned(3, size, weight)
-    b, a, bound = work[0], work[1], work[2]
-    constants = np.empty((4, rate_mem.shape[0]), dtype)
-    e_syn, e_mem, psp, reach = constants[0], constants[1], constants[2], constants[3]
+    size, dtype = len(threshold), weight.dtype
+    b, a, bound = cache_aligned(3, size, dtype)
+    e_syn, e_mem, psp, reach = np.empty((4, len(rate_mem)), dtype)
     # A state may be stored late, by the neurons that cross together.
-    rows = SEGMENT + size + 1 if grad_mem.shape[0] > 0 else 0
-    currents, voltages = np.empty((rows, size), dtype), np.empty((rows, size), dtype)
-    guarded = 0
-    largest = dtype.type(0)
-    for sample in range(lo, hi):
-        acted, jumped = _backward_sample(
-            sample, times, units, offsets, weight, recurrent, rate_mem, rate_syn, mems, syns,
-            fastest, threshold, v_reset, floor, out_times, out_units, out_slopes, out_before,
-            out_offsets, states, places, state_offsets, grad_out, mark_worth,
-            grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
-            b, a, e_syn, e_mem, psp, reach, bound, currents, voltages,
-        )  # fmt: skip
-        guarded += acted
-        largest = max(largest, jumped)
-    return guarded, largest
+    rows = SEGMENT + size + 1 if len(grad_mem) else 0
+    currents, voltages = np.empty((2, rows, size), dtype)
+    return _backward_samples(
+        lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn,
+        rate_mem.astype(dtype), rate_syn.astype(dtype), threshold, v_reset, floor,
+        out_times, out_units, out_slopes, out_before, out_offsets,
+        states, places, state_offsets, grad_out, mark_worth,
+        grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
+        b, a, e_syn, e_mem, psp, reach, bound, currents, voltages,
+    )  # fmt: skip

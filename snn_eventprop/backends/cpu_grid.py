@@ -19,7 +19,7 @@ import numpy as np
 from .. import equations
 from . import cpu_delays
 from .by_unit import first_from, sort_by_unit
-from .compile import cache_aligned, copy, entry, equation, grown, kernel, sum_kernel
+from .compile import cache_aligned, copy, equation, grown, inlined, kernel, sum_kernel
 from .compile import index as _index
 from .lanes import exceeding
 
@@ -126,7 +126,7 @@ def _dot_rows(rows, index, lo, hi, x, out):
 # Loops over neurons stand in functions of their own: only then does the compiler vectorise them.
 
 
-@kernel
+@inlined
 def _advance(current, voltage, drive, s, c, m):
     """(I, V) after one bin; ``drive`` receives c I of before, from which slopes are read."""
     for h in range(voltage.shape[0]):
@@ -134,25 +134,25 @@ def _advance(current, voltage, drive, s, c, m):
         current[h], voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
 
 
-@kernel
+@inlined
 def _add(total, x):
     for h in range(min(total.shape[0], x.shape[0])):  # rows of beta are longer than others
         total[h] += x[h]
 
 
-@kernel
+@inlined
 def _product(out, x, y):
     for h in range(out.shape[0]):
         out[h] = x[h] * y[h]
 
 
-@kernel
+@inlined
 def _add_product(total, x, y):
     for h in range(total.shape[0]):
         total[h] += x[h] * y[h]
 
 
-@kernel
+@inlined
 def _retreat(beta, a, beta_later, a_later, s, c, m):
     """beta and a of a bin without spikes from those of the next one."""
     for h in range(a.shape[0]):
@@ -161,14 +161,14 @@ def _retreat(beta, a, beta_later, a_later, s, c, m):
         beta[h], _ = _adjoint_flow(beta_later[h], before, s[h], m[h], c[h])
 
 
-@kernel
+@inlined
 def _retreat_beta(beta, beta_later, a, s, c, m):
     """beta of a bin from that of the next one and the bin's own a."""
     for h in range(a.shape[0]):
         beta[h], _ = _adjoint_flow(beta_later[h], a[h], s[h], m[h], c[h])
 
 
-@kernel
+@inlined
 def _difference(out, x, y):
     for h in range(out.shape[0]):
         out[h] = x[h] - y[h]
@@ -182,22 +182,26 @@ def _all_finite(values):
     return finite
 
 
-@entry
-def _powers(s, c, m, count):
-    """The one-step map (s, c, m) composed with itself 2^j times, j < count: [count, 3, H]."""
-    table = np.empty((count, 3, s.shape[0]), s.dtype)
+@kernel
+def _fill_powers(table, s, c, m):
     for h in range(s.shape[0]):  # assigning whole rows takes a second longer to compile
         table[0, 0, h], table[0, 1, h], table[0, 2, h] = s[h], c[h], m[h]
-    for j in range(1, count):
+    for j in range(1, table.shape[0]):
         for h in range(s.shape[0]):
             s1, c1, m1 = table[j - 1, 0, h], table[j - 1, 1, h], table[j - 1, 2, h]
             table[j, 0, h] = s1 * s1
             table[j, 1, h] = (s1 + m1) * c1
             table[j, 2, h] = m1 * m1
+
+
+def _powers(s, c, m):
+    """The one-step map (s, c, m) composed with itself 2^j times, j < 32: [32, 3, H]."""
+    table = np.empty((32, 3, len(s)), s.dtype)
+    _fill_powers(table, s, c, m)
     return table
 
 
-@kernel
+@inlined
 def _skip_flow(current, voltage, table, steps):
     """Cross ``steps`` bins without events at once."""
     j = 0
@@ -211,7 +215,7 @@ def _skip_flow(current, voltage, table, steps):
         j += 1
 
 
-@kernel
+@inlined
 def _skip_adjoint(beta, a, m, table, steps):
     """The same backwards: beta[k], a[k] from beta[k + steps], a[k + steps]."""
     j = 0
@@ -226,7 +230,7 @@ def _skip_adjoint(beta, a, m, table, steps):
         j += 1
 
 
-@kernel
+@inlined
 def _all_stay_below(current, voltage, gain, threshold):
     """Whether no neuron can spike before its next input, however long that takes.
 
@@ -240,10 +244,8 @@ def _all_stay_below(current, voltage, gain, threshold):
     return above == 0
 
 
-@kernel
-def _emit(
-    k, fired, drive, voltage, m, threshold, v_reset, reset, out_bins, out_units, out_slopes
-):
+@inlined
+def _emit(k, fired, drive, voltage, m, threshold, v_reset, reset, out_bins, out_units, out_slopes):
     """Store the spikes of bin ``k`` and reset their neurons."""
     one = m.dtype.type(1)
     for j in range(fired.shape[0]):
@@ -260,13 +262,16 @@ def _emit(
 
 
 @kernel
-def _forward_sample(
-    b, steps, bins, units, values, offsets, input_current, weight, recurrent,
+def _forward_samples(
+    b, hi, total, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-    last_current, last_voltage, trace, states, table, current, voltage, drive, pending,
-    out_bins, out_units, out_slopes, delays,
+    last_current, last_voltage, trace, states, delays, table, current, voltage, drive, pending,
+    out_bins, out_units, out_slopes, counts,
 ):  # fmt: skip
-    """One sample. Returns its spikes; -1 for more than there is room for."""
+    """Samples ``b..hi``, after ``total`` spikes of those before.
+
+    Returns the first sample that is not done, for want of room, and the spikes of those that are.
+    """
     size = s.shape[0]
     dense = input_current.size > 0
     record = trace.size > 0
@@ -274,94 +279,105 @@ def _forward_sample(
     is_recurrent = recurrent.size > 0
     may_skip = not dense and not record and _all_finite(gain)
     no_values = values[:0]
-    copy(current, current0[b])
-    copy(voltage, voltage0[b])
-    num_pending = 0
-    if spikes0.size > 0:
-        for h in range(size):
-            if spikes0[b, h] != 0:
-                pending[num_pending] = h
-                num_pending += 1
-    total = 0
-    event, end = offsets[b], offsets[b + 1]
-    longest = 0 if delays is None else delays.longest
-    busy = -1  # last bin in which something sent with a delay may arrive
-    collected = -1  # segment whose arrivals are known
-    if delays is not None:
-        cpu_delays.begin_forward(delays)
-    k = 0
-    while k < steps:
-        if store and k % SEGMENT == 0:
-            copy(states[b, k // SEGMENT, 0], current)
-            copy(states[b, k // SEGMENT, 1], voltage)
-        if may_skip and num_pending == 0 and k > busy:
-            target = bins[event] if event < end else steps - 1
-            if store:
-                target = min(target, k - k % SEGMENT + SEGMENT)
-            # The last bin is always stepped, so that its I is known before scaling by s.
-            target = min(target, steps - 1)
-            if target - k >= 2 and _all_stay_below(current, voltage, gain, threshold):
-                _skip_flow(current, voltage, table, target - k)
-                k = target
-                continue
-        first = event
-        while event < end and bins[event] == k:
-            event += 1
-        if delays is None:
-            if event > first:
-                _add_rows(current, weight, units, values, first, event)
-        else:
-            if collected != k // SEGMENT:
-                collected = k // SEGMENT
-                begin = collected * SEGMENT
-                cpu_delays.collect(
-                    delays, begin, min(begin + SEGMENT, steps), bins, units, values, offsets[b], end
-                )
-            if event > first:
-                busy = max(busy, k + longest)
-            if k <= busy:
-                cpu_delays.take(current, delays, k, k % SEGMENT)
-        if dense:
-            _add(current, input_current[k, b])
-        if num_pending > 0:
-            if is_recurrent and delays is None:
-                _add_rows(current, recurrent, pending, no_values, 0, num_pending)
-            if delayed and reset == RESET_ZERO:
+    while b < hi:
+        copy(current, current0[b])
+        copy(voltage, voltage0[b])
+        num_pending = 0
+        if spikes0.size > 0:
+            for h in range(size):
+                if spikes0[b, h] != 0:
+                    pending[num_pending] = h
+                    num_pending += 1
+        count = 0
+        event, end = offsets[b], offsets[b + 1]
+        longest = 0 if delays is None else delays.longest
+        busy = -1  # last bin in which something sent with a delay may arrive
+        collected = -1  # segment whose arrivals are known
+        if delays is not None:
+            cpu_delays.begin_forward(delays)
+        k = 0
+        while k < steps:
+            if store and k % SEGMENT == 0:
+                copy(states[b, k // SEGMENT, 0], current)
+                copy(states[b, k // SEGMENT, 1], voltage)
+            if may_skip and num_pending == 0 and k > busy:
+                target = bins[event] if event < end else steps - 1
+                if store:
+                    target = min(target, k - k % SEGMENT + SEGMENT)
+                # The last bin is always stepped, so that its I is known before scaling by s.
+                target = min(target, steps - 1)
+                if target - k >= 2 and _all_stay_below(current, voltage, gain, threshold):
+                    _skip_flow(current, voltage, table, target - k)
+                    k = target
+                    continue
+            first = event
+            while event < end and bins[event] == k:
+                event += 1
+            if delays is None:
+                if event > first:
+                    _add_rows(current, weight, units, values, first, event)
+            else:
+                if collected != k // SEGMENT:
+                    collected = k // SEGMENT
+                    begin = collected * SEGMENT
+                    cpu_delays.collect(
+                        delays,
+                        begin,
+                        min(begin + SEGMENT, steps),
+                        bins,
+                        units,
+                        values,
+                        offsets[b],
+                        end,
+                    )
+                if event > first:
+                    busy = max(busy, k + longest)
+                if k <= busy:
+                    cpu_delays.take(current, delays, k, k % SEGMENT)
+            if dense:
+                _add(current, input_current[k, b])
+            if num_pending > 0:
+                if is_recurrent and delays is None:
+                    _add_rows(current, recurrent, pending, no_values, 0, num_pending)
+                if delayed and reset == RESET_ZERO:
+                    for j in range(num_pending):
+                        voltage[pending[j]] = v_reset[pending[j]]
+            if k == steps - 1:
+                copy(last_current[b], current)
+            _advance(current, voltage, drive, s, c, m)
+            if delayed:
                 for j in range(num_pending):
-                    voltage[pending[j]] = v_reset[pending[j]]
-        if k == steps - 1:
-            copy(last_current[b], current)
-        _advance(current, voltage, drive, s, c, m)
-        if delayed:
-            for j in range(num_pending):
-                h = pending[j]
-                if reset == RESET_SUBTRACT:
-                    voltage[h] -= threshold[h] - v_reset[h]
-                elif reset == RESET_ZERO_ALL:
-                    voltage[h] = v_reset[h]
-        num_pending = exceeding(voltage, threshold, pending)
-        if num_pending > 0:
-            if total + num_pending > out_bins.shape[0]:
-                return -1
-            _emit(
-                k, pending[:num_pending], drive, voltage, m, threshold, v_reset,
-                reset if not delayed else RESET_NONE,
-                out_bins[total:], out_units[total:], out_slopes[total:],
-            )  # fmt: skip
-            total += num_pending
-            if delays is not None:
-                if is_recurrent:
-                    cpu_delays.send(delays, recurrent, k, pending[:num_pending])
-                    busy = max(busy, k + 1 + longest)
-        if record:
-            copy(trace[k, b], voltage)
-        if k == steps - 1:
-            copy(last_voltage[b], voltage)
-        k += 1
-    return total
+                    h = pending[j]
+                    if reset == RESET_SUBTRACT:
+                        voltage[h] -= threshold[h] - v_reset[h]
+                    elif reset == RESET_ZERO_ALL:
+                        voltage[h] = v_reset[h]
+            num_pending = exceeding(voltage, threshold, pending)
+            if num_pending > 0:
+                if total + count + num_pending > out_bins.shape[0]:
+                    return b, total
+                at = total + count
+                _emit(
+                    k, pending[:num_pending], drive, voltage, m, threshold, v_reset,
+                    reset if not delayed else RESET_NONE,
+                    out_bins[at:], out_units[at:], out_slopes[at:],
+                )  # fmt: skip
+                count += num_pending
+                if delays is not None:
+                    if is_recurrent:
+                        cpu_delays.send(delays, recurrent, k, pending[:num_pending])
+                        busy = max(busy, k + 1 + longest)
+            if record:
+                copy(trace[k, b], voltage)
+            if k == steps - 1:
+                copy(last_voltage[b], voltage)
+            k += 1
+        counts[b] = count
+        total += count
+        b += 1
+    return b, total
 
 
-@entry
 def forward(
     lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
@@ -383,34 +399,25 @@ def forward(
     Returns:
         bins [S2], units [S2], slopes [S2], spikes per sample [hi - lo].
     """
-    size = s.shape[0]
+    size = len(s)
     # Room that is not used is never touched, and a sample that finds too little starts again.
     room = 1024 + 32 * size * (hi - lo)
-    out_bins = np.empty(room, np.int32)
-    out_units = np.empty(room, np.int64)
-    out_slopes = np.empty(room, s.dtype)
-    counts = np.zeros(hi - lo, np.int64)
-    total = 0
-    table = _powers(s, c, m, 32)
-    work = cache_aligned(3, size, s)
-    current, voltage, drive = work[0], work[1], work[2]  # unpacked they would count as strided
+    spikes = [np.empty(room, kind) for kind in (np.int32, np.int64, s.dtype)]
+    counts = np.zeros(len(offsets), np.int64)
+    table = _powers(s, c, m)
+    current, voltage, drive = cache_aligned(3, size, s.dtype)
     pending = np.empty(size + 1, np.int64)  # units that spiked in the previous bin
-    b = lo
-    while b < hi:
-        spikes = _forward_sample(
-            b, steps, bins, units, values, offsets, input_current, weight, recurrent,
+    b, total = lo, 0
+    while True:
+        b, total = _forward_samples(
+            b, hi, total, steps, bins, units, values, offsets, input_current, weight, recurrent,
             s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-            last_current, last_voltage, trace, states, table, current, voltage, drive, pending,
-            out_bins[total:], out_units[total:], out_slopes[total:], delays,
+            last_current, last_voltage, trace, states, delays, table,
+            current, voltage, drive, pending, *spikes, counts,
         )  # fmt: skip
-        if spikes < 0:
-            out_bins, out_units = grown(out_bins, total), grown(out_units, total)
-            out_slopes = grown(out_slopes, total)
-            continue
-        counts[b - lo] = spikes
-        total += spikes
-        b += 1
-    return out_bins[:total], out_units[:total], out_slopes[:total], counts
+        if b == hi:
+            return *(array[:total] for array in spikes), counts[lo:hi]
+        spikes = [grown(array, total) for array in spikes]
 
 
 @kernel
@@ -463,7 +470,7 @@ def _worth_of_events(
             _dot_rows(weight, units, first, e, change_of_beta, grad_changes)
 
 
-@kernel
+@inlined
 def _replay(
     b, begin, end, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, reset, delayed, spikes0,
@@ -537,15 +544,15 @@ def _replay(
 
 
 @kernel
-def _backward_sample(
-    b, steps, bins, units, values, offsets, input_current, weight, recurrent,
+def _backward_samples(
+    lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
     out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
     grad_trace, grad_last_current, grad_last_voltage,
     grad_weight, grad_recurrent, grad_coefficients,
-    grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
+    grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0, delays,
     table, a, beta, currents, voltages, state, pending, change_of_beta, received,
-    place, rows, scales, delays,
+    place, rows, scales,
 ):  # fmt: skip
     size = s.shape[0]
     zero = s.dtype.type(0)
@@ -557,154 +564,154 @@ def _backward_sample(
     guarded = 0
     largest = zero
     longest = 0 if delays is None else delays.longest
-    if delays is not None:
-        cpu_delays.begin_backward(delays)
-    a[:] = zero
-    beta[:] = zero
-    first_event, first_spike = offsets[b], out_offsets[b]
-    event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
-    last_event, last_spike = event, spike
-    for segment in range((steps - 1) // SEGMENT, -1, -1):
-        begin = segment * SEGMENT
-        k = min(begin + SEGMENT, steps) - 1
-        # The first bins of the segment before are those after this one: two, that a spike's
-        # arrival and its change look at, and the longest delay.
-        if k + 1 < steps:
-            for row in range(longest + 1, -1, -1):
-                copy(beta[SEGMENT + row], beta[row])
-        if replay:
-            _replay(
-                b, begin, k + 1, bins, units, values, offsets, input_current,
-                weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
-                states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
-                delays,
-            )  # fmt: skip
-        if k == steps - 1 and k + 1 - begin < SEGMENT:
-            beta[k + 1 - begin : k + 3 + longest - begin] = zero
-        while k >= begin:
-            p, q = k % 3, (k + 1) % 3
-            row = k - begin
-            if may_skip and k < steps - 1:
-                target = max(bins[event] + longest, begin) if event >= first_event else begin
-                # A spike's jump looks two bins ahead, so those are stepped; so are the first
-                # two bins of a segment, which the next one looks at.
-                if spike >= first_spike:
-                    target = max(target, out_bins[spike] + 2 + longest)
-                target = max(target, begin + 1 + longest)
-                if k - target >= 2:
-                    t = (target + 1) % 3
-                    if t != q:
-                        copy(a[t], a[q])
-                    copy(beta[target + 1 - begin], beta[row + 1])
-                    _skip_adjoint(beta[target + 1 - begin], a[t], m, table, k - target)
-                    k = target
-                    continue
-            if traced or k == steps - 1:
-                _product(a[p], m, a[q])
-                if traced:
-                    _add(a[p], grad_trace[k, b])
-                if k == steps - 1:
-                    _add(a[p], grad_last_voltage[b])
-                _retreat_beta(beta[row], beta[row + 1], a[p], s, c, m)
-            else:
-                _retreat(beta[row], a[p], beta[row + 1], a[q], s, c, m)
-            earliest = spike
-            if is_recurrent and spike >= first_spike and out_bins[spike] == k:
-                while earliest > first_spike and out_bins[earliest - 1] == k:
-                    earliest -= 1
-                if delays is None:
-                    _difference(change_of_beta, beta[row + 2], beta[row + 1])
-                    _dot_rows(
-                        recurrent, out_units[earliest:], 0, spike + 1 - earliest, change_of_beta,
-                        received,
-                    )  # fmt: skip
-                else:
-                    cpu_delays.worth_of_spikes(
-                        received, delays, recurrent, out_units, earliest, spike + 1, k
-                    )
-            while spike >= first_spike and out_bins[spike] == k:
-                n = out_units[spike]
-                change = worth_change[spike]
-                if is_recurrent:
-                    change += received[spike - earliest]
-                after = a[p, n]
-                if reset != RESET_NONE:
-                    drop = threshold[n] - v_reset[n]
-                    change -= drop * (a[q, n] - after)
-                    grad_coefficients[3, n] -= a[q, n] if delayed else after
-                steep, acted = _guard(out_slopes[spike], floor[n])
-                guarded += acted
-                before = _jump(after, steep, change)
-                largest = max(largest, abs(before - after))
-                grad_coefficients[3, n] -= before - after
-                a[p, n] = before + mark_worth[spike]
-                beta[row, n], _ = _adjoint_flow(beta[row + 1, n], a[p, n], s[n], m[n], c[n])
-                spike -= 1
-            if k == steps - 1:
-                _add(beta[row], grad_last_current[b])
-            if delays is not None:
-                cpu_delays.remember(delays, k, beta, row)
-            if replay:
-                _add_product(grad_coefficients[0], beta[row + 1], currents[row])
-                _add_product(grad_coefficients[1], a[p], currents[row])
-                _add_product(grad_coefficients[2], a[p], voltages[row])
-            if dense:
-                copy(grad_current[k, b], beta[row])
-            while event >= first_event and bins[event] == k:
-                event -= 1
-            k -= 1
-        if delays is None:
-            if grad_weight.size > 0:
-                _gather(
-                    grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta,
-                    place, rows, scales,
-                )  # fmt: skip
-            if is_recurrent:  # spikes of bin k arrive in bin k + 1
-                _gather(
-                    grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
-                    begin - 1, beta, place, rows, scales,
-                )  # fmt: skip
-            _worth_of_events(
-                grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1, begin,
-                beta, change_of_beta,
-            )  # fmt: skip
-        else:
-            cpu_delays.gather(
-                delays, weight, bins, units, values, event + 1, last_event + 1,
-                out_bins, out_units, values[:0], spike + 1, last_spike + 1,
-                begin, beta, grad_values, grad_changes,
-            )  # fmt: skip
+    for b in range(lo, hi):
+        if delays is not None:
+            cpu_delays.begin_backward(delays)
+        a[:] = zero
+        beta[:] = zero
+        first_event, first_spike = offsets[b], out_offsets[b]
+        event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
         last_event, last_spike = event, spike
-    for h in range(size):
-        grad_current0[b, h] = beta[0, h]
-        grad_voltage0[b, h] = m[h] * a[0, h]
-    if spikes0.size > 0:
-        # What spikes of bin -1 are worth in bin 0 belongs to their jump. It goes back through
-        # the state as ``snn_eventprop.step`` says; the part of it that the loss pays for the
-        # spike directly is added by ``op.to_raster``.
-        for n in range(size):
-            if is_recurrent:
-                grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
-            if spikes0[b, n] == 0:
-                continue
-            worth = zero
-            drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
-            if is_recurrent:
-                worth += _dot(recurrent[n], beta[1])
-                _add(grad_recurrent[n], beta[0])
-            if delayed:
-                grad_coefficients[3, n] -= a[0, n]
-            if slopes0.size > 0:
-                steep, acted = _guard(slopes0[b, n], floor[n])
-                guarded += acted
-                sent = (worth - drop * a[0, n]) / (steep - drop)
-                grad_voltage0[b, n] -= sent
+        for segment in range((steps - 1) // SEGMENT, -1, -1):
+            begin = segment * SEGMENT
+            k = min(begin + SEGMENT, steps) - 1
+            # The first bins of the segment before are those after this one: two, that a spike's
+            # arrival and its change look at, and the longest delay.
+            if k + 1 < steps:
+                for row in range(longest + 1, -1, -1):
+                    copy(beta[SEGMENT + row], beta[row])
+            if replay:
+                _replay(
+                    b, begin, k + 1, bins, units, values, offsets, input_current,
+                    weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
+                    states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
+                    delays,
+                )  # fmt: skip
+            if k == steps - 1 and k + 1 - begin < SEGMENT:
+                beta[k + 1 - begin : k + 3 + longest - begin] = zero
+            while k >= begin:
+                p, q = k % 3, (k + 1) % 3
+                row = k - begin
+                if may_skip and k < steps - 1:
+                    target = max(bins[event] + longest, begin) if event >= first_event else begin
+                    # A spike's jump looks two bins ahead, so those are stepped; so are the first
+                    # two bins of a segment, which the next one looks at.
+                    if spike >= first_spike:
+                        target = max(target, out_bins[spike] + 2 + longest)
+                    target = max(target, begin + 1 + longest)
+                    if k - target >= 2:
+                        t = (target + 1) % 3
+                        if t != q:
+                            copy(a[t], a[q])
+                        copy(beta[target + 1 - begin], beta[row + 1])
+                        _skip_adjoint(beta[target + 1 - begin], a[t], m, table, k - target)
+                        k = target
+                        continue
+                if traced or k == steps - 1:
+                    _product(a[p], m, a[q])
+                    if traced:
+                        _add(a[p], grad_trace[k, b])
+                    if k == steps - 1:
+                        _add(a[p], grad_last_voltage[b])
+                    _retreat_beta(beta[row], beta[row + 1], a[p], s, c, m)
+                else:
+                    _retreat(beta[row], a[p], beta[row + 1], a[q], s, c, m)
+                earliest = spike
+                if is_recurrent and spike >= first_spike and out_bins[spike] == k:
+                    while earliest > first_spike and out_bins[earliest - 1] == k:
+                        earliest -= 1
+                    if delays is None:
+                        _difference(change_of_beta, beta[row + 2], beta[row + 1])
+                        _dot_rows(
+                            recurrent, out_units[earliest:], 0, spike + 1 - earliest,
+                            change_of_beta, received,
+                        )  # fmt: skip
+                    else:
+                        cpu_delays.worth_of_spikes(
+                            received, delays, recurrent, out_units, earliest, spike + 1, k
+                        )
+                while spike >= first_spike and out_bins[spike] == k:
+                    n = out_units[spike]
+                    change = worth_change[spike]
+                    if is_recurrent:
+                        change += received[spike - earliest]
+                    after = a[p, n]
+                    if reset != RESET_NONE:
+                        drop = threshold[n] - v_reset[n]
+                        change -= drop * (a[q, n] - after)
+                        grad_coefficients[3, n] -= a[q, n] if delayed else after
+                    steep, acted = _guard(out_slopes[spike], floor[n])
+                    guarded += acted
+                    before = _jump(after, steep, change)
+                    largest = max(largest, abs(before - after))
+                    grad_coefficients[3, n] -= before - after
+                    a[p, n] = before + mark_worth[spike]
+                    beta[row, n], _ = _adjoint_flow(beta[row + 1, n], a[p, n], s[n], m[n], c[n])
+                    spike -= 1
+                if k == steps - 1:
+                    _add(beta[row], grad_last_current[b])
+                if delays is not None:
+                    cpu_delays.remember(delays, k, beta, row)
+                if replay:
+                    _add_product(grad_coefficients[0], beta[row + 1], currents[row])
+                    _add_product(grad_coefficients[1], a[p], currents[row])
+                    _add_product(grad_coefficients[2], a[p], voltages[row])
+                if dense:
+                    copy(grad_current[k, b], beta[row])
+                while event >= first_event and bins[event] == k:
+                    event -= 1
+                k -= 1
+            if delays is None:
+                if grad_weight.size > 0:
+                    _gather(
+                        grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta,
+                        place, rows, scales,
+                    )  # fmt: skip
+                if is_recurrent:  # spikes of bin k arrive in bin k + 1
+                    _gather(
+                        grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
+                        begin - 1, beta, place, rows, scales,
+                    )  # fmt: skip
+                _worth_of_events(
+                    grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1,
+                    begin, beta, change_of_beta,
+                )  # fmt: skip
+            else:
+                cpu_delays.gather(
+                    delays, weight, bins, units, values, event + 1, last_event + 1,
+                    out_bins, out_units, values[:0], spike + 1, last_spike + 1,
+                    begin, beta, grad_values, grad_changes,
+                )  # fmt: skip
+            last_event, last_spike = event, spike
+        for h in range(size):
+            grad_current0[b, h] = beta[0, h]
+            grad_voltage0[b, h] = m[h] * a[0, h]
+        if spikes0.size > 0:
+            # What spikes of bin -1 are worth in bin 0 belongs to their jump. It goes back through
+            # the state as ``snn_eventprop.step`` says; the part of it that the loss pays for the
+            # spike directly is added by ``op.to_raster``.
+            for n in range(size):
+                if is_recurrent:
+                    grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
+                if spikes0[b, n] == 0:
+                    continue
+                worth = zero
+                drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
+                if is_recurrent:
+                    worth += _dot(recurrent[n], beta[1])
+                    _add(grad_recurrent[n], beta[0])
                 if delayed:
-                    grad_coefficients[3, n] += sent
+                    grad_coefficients[3, n] -= a[0, n]
+                if slopes0.size > 0:
+                    steep, acted = _guard(slopes0[b, n], floor[n])
+                    guarded += acted
+                    sent = (worth - drop * a[0, n]) / (steep - drop)
+                    grad_voltage0[b, n] -= sent
+                    if delayed:
+                        grad_coefficients[3, n] += sent
     return guarded, largest
 
 
-@entry
 def backward(
     lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
@@ -734,39 +741,25 @@ def backward(
     Returns:
         number of guarded slopes, largest absolute jump of a.
     """
-    size = s.shape[0]
-    replay = states.size > 0
-    is_recurrent = recurrent.size > 0
-    table = _powers(s, c, m, 32)
-    a = cache_aligned(3, size, s)  # row k % 3 holds a[k]
-    # Row k - begin, begin being the segment's first bin.
+    size, kind = len(s), s.dtype
     longest = 0 if delays is None else delays.longest
-    beta = cache_aligned(SEGMENT + 2 + longest, size + PAD, s)
-    currents = np.empty((SEGMENT if replay else 0, size), s.dtype)
-    voltages = np.empty((SEGMENT if replay else 0, size), s.dtype)
-    state = np.empty((3, size), s.dtype)
-    pending = np.empty(size, np.int64)
-    change_of_beta = np.empty(size, s.dtype)
-    most = 0  # events of one kind in one sample
-    for b in range(lo, hi):
-        most = max(most, offsets[b + 1] - offsets[b], out_offsets[b + 1] - out_offsets[b])
-    received = np.empty(size if is_recurrent else 0, s.dtype)
-    place = np.empty(max(weight.shape[0], size) + 1, np.int64)
-    rows = np.empty(most, np.int32)
-    scales = np.empty(most if values.shape[0] > 0 else 0, s.dtype)
-    guarded = 0
-    largest = s.dtype.type(0)
-    for b in range(lo, hi):
-        acted, jumped = _backward_sample(
-            b, steps, bins, units, values, offsets, input_current, weight, recurrent,
-            s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
-            out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
-            grad_trace, grad_last_current, grad_last_voltage,
-            grad_weight, grad_recurrent, grad_coefficients,
-            grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
-            table, a, beta, currents, voltages, state, pending, change_of_beta, received,
-            place, rows, scales, delays,
-        )  # fmt: skip
-        guarded += acted
-        largest = max(largest, jumped)
-    return guarded, largest
+    replayed = SEGMENT if states.size else 0
+    # Events of one kind in one sample.
+    most = max(np.diff(counted[lo : hi + 1]).max(initial=0) for counted in (offsets, out_offsets))
+    return _backward_samples(
+        lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
+        s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
+        out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
+        grad_trace, grad_last_current, grad_last_voltage,
+        grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
+        grad_current0, grad_voltage0, grad_spikes0, delays,
+        _powers(s, c, m),
+        cache_aligned(3, size, kind),  # a: row k % 3 holds a[k]
+        # beta: row k - begin, begin being the segment's first bin
+        cache_aligned(SEGMENT + 2 + longest, size + PAD, kind),
+        np.empty((replayed, size), kind), np.empty((replayed, size), kind),  # (I, V) of a segment
+        np.empty((3, size), kind), np.empty(size, np.int64),  # for the replay
+        np.empty(size, kind), np.empty(size if recurrent.size else 0, kind),  # worth of spikes
+        np.empty(max(len(weight), size) + 1, np.int64), np.empty(most, np.int32),  # for sorting
+        np.empty(most if values.size else 0, kind),
+    )  # fmt: skip

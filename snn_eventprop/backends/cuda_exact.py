@@ -375,9 +375,7 @@ def backward(
                     v = np.float64(replayed[block, 1, place - base, h])
                     by_mem, by_syn = _psp_derivatives(gap, e_syn, e_mem, 1.0 / mem, 1.0 / syn)
                     grad_mem[block, h] += a[h] * (v * e_mem * gap * mem * mem + i * by_mem)
-                    grad_syn[block, h] += i * (
-                        b[h] * e_syn * gap * syn * syn + a[h] * by_syn
-                    )
+                    grad_syn[block, h] += i * (b[h] * e_syn * gap * syn * syn + a[h] * by_syn)
                 worth, a[h] = _adjoint_flow(
                     b[h], a[h], dtype.type(e_syn), dtype.type(e_mem), dtype.type(psp)
                 )

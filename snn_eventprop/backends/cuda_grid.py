@@ -198,9 +198,7 @@ def forward(
                 ring = rings[b]
                 send(ring, k, weight, delay, units, values, first, event, h)
                 if is_recurrent:
-                    send(
-                        ring, k, recurrent, recurrent_delay, pending, no_values, 0, num_pending, h
-                    )
+                    send(ring, k, recurrent, recurrent_delay, pending, no_values, 0, num_pending, h)
                 i += ring[k % (longest + 1), h]
                 ring[k % (longest + 1), h] = zero
             if dense:
@@ -294,9 +292,7 @@ def _replay(
             for row in range(longest + 1):
                 ring[row, h] = s.dtype.type(0)
             on_its_way = first_from(bins, offsets[b], event, begin - longest)
-            send_late(
-                ring, begin, 0, weight, delay, bins, units, values, on_its_way, event, h
-            )
+            send_late(ring, begin, 0, weight, delay, bins, units, values, on_its_way, event, h)
             if recurrent.size > 0:
                 on_its_way = first_from(out_bins, out_offsets[b], before, begin - 1 - longest)
                 send_late(
@@ -493,9 +489,7 @@ def backward(
             if is_recurrent and spike < end_spike and longest < 0:
                 for h in range(thread, size, threads):
                     x[h] = later[h] - beta[h]
-                dot_rows(
-                    recurrent, out_units, spike, end_spike, x, scratch, lanes, received, 0
-                )
+                dot_rows(recurrent, out_units, spike, end_spike, x, scratch, lanes, received, 0)
             elif is_recurrent and spike < end_spike:
                 dot_delayed(
                     recurrent, recurrent_delay, out_units, spike, end_spike, worths[block], k + 1,
@@ -551,9 +545,7 @@ def backward(
                             add_to_row(grad_weight, ordered, part, units[e], h, x_e)
                     if is_recurrent:  # spikes of bin k arrive in bin k + 1
                         for e in range(spike, end_spike):
-                            add_to_row(
-                                grad_recurrent, ordered, part, out_units[e], h, beta_of_next
-                            )
+                            add_to_row(grad_recurrent, ordered, part, out_units[e], h, beta_of_next)
                 a[h], beta[h], later[h] = own, now, beta_of_next
             if longest >= 0 and event < end_event:
                 if grad_values.size > 0:

@@ -21,15 +21,21 @@ _2, _3, _4, _5, _6, _7, _8 = 1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040, 1
 @inlined
 def _exp(x):
     """exp(x) for abs(x) <= 1/16."""
-    return 1.0 + x * (
-        1.0 + x * (_2 + x * (_3 + x * (_4 + x * (_5 + x * (_6 + x * (_7 + x * _8))))))
-    )
+    # Pairs of terms, so that products need not wait for each other.
+    square = x * x
+    low = (1.0 + x) + square * (_2 + x * _3)
+    high = (_4 + x * _5) + square * (_6 + x * _7)
+    fourth = square * square
+    return low + fourth * (high + fourth * _8)
 
 
 @inlined
 def _relative_expm1(x):
     """expm1(x) / x for abs(x) <= 1/16."""
-    return 1.0 + x * (_2 + x * (_3 + x * (_4 + x * (_5 + x * (_6 + x * (_7 + x * _8))))))
+    square = x * x
+    low = (1.0 + x * _2) + square * (_3 + x * _4)
+    high = (_5 + x * _6) + square * (_7 + x * _8)
+    return low + square * square * high
 
 
 @kernel
@@ -63,7 +69,7 @@ def coefficients(gap, rate_mem, rate_syn):
     return e_syn, e_mem, psp
 
 
-@kernel
+@inlined
 def fill_coefficients(gap, rate_mem, rate_syn, fastest, e_syn, e_mem, psp):
     """The same for a vector of neurons, or for the one entry that all neurons share."""
     count = halvings(gap, fastest)

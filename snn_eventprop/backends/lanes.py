@@ -11,7 +11,7 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from .compile import index, kernel
+from .compile import index, inlined
 
 LANES = 64
 
@@ -48,7 +48,7 @@ def _lowest(typing_context, bits):
     return types.uint64(types.uint64), generate
 
 
-@kernel
+@inlined
 def exceeding(values, limits, found):
     """Indices h with ``values[h] > limits[h]``, ascending, into ``found`` [H + 1]; how many."""
     size = values.shape[0]

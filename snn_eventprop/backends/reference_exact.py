@@ -86,9 +86,7 @@ def _crossing(layer: ExactLayer, n: int, current: float, voltage: float, gap: fl
     return upper
 
 
-def forward(
-    layer: ExactLayer, times: np.ndarray, units: np.ndarray, duration: float
-) -> ExactRun:
+def forward(layer: ExactLayer, times: np.ndarray, units: np.ndarray, duration: float) -> ExactRun:
     """Run one sample, from event to event."""
     size = len(layer.threshold)
     run = ExactRun(times, units)
@@ -96,9 +94,7 @@ def forward(
     now, event = 0.0, 0
     while True:
         until = times[event] if event < len(times) else duration
-        crossings = [
-            _crossing(layer, n, current[n], voltage[n], until - now) for n in range(size)
-        ]
+        crossings = [_crossing(layer, n, current[n], voltage[n], until - now) for n in range(size)]
         spikes = min(crossings) <= until - now
         gap = Gap(min(crossings) if spikes else until - now, current.copy(), voltage.copy())
         for n in range(size):
@@ -182,9 +178,7 @@ def backward(
         for n in range(size):
             tau_mem, tau_syn = layer.tau_mem[n], layer.tau_syn[n]
             e_syn, e_mem, psp = _coefficients(gap.length, tau_mem, tau_syn)
-            by_mem, by_syn = equations.psp_derivatives(
-                gap.length, e_syn, e_mem, tau_mem, tau_syn
-            )
+            by_mem, by_syn = equations.psp_derivatives(gap.length, e_syn, e_mem, tau_mem, tau_syn)
             e_mem_rate = e_mem * gap.length / tau_mem**2
             e_syn_rate = e_syn * gap.length / tau_syn**2
             grads.tau_mem[n] += a[n] * (gap.voltage[n] * e_mem_rate + gap.current[n] * by_mem)
