@@ -297,9 +297,8 @@ def _backward(
             _zeros((size, size), weight, recurrent is not None and synapses is None),
             _zeros((4, size), weight),
         ]
-        guarded, largest = cpu_grid.backward(
-            lo, hi, *arguments, *(grad.numpy() for grad in grads), *dense, synapses
-        )
+        into = (*(grad.numpy() for grad in grads), *dense, synapses)
+        guarded, largest = cpu_grid.backward(lo, hi, *arguments, *into)
         if synapses is not None:
             grads += map(torch.from_numpy, cpu_delays.gradients(synapses))
         return grads, guarded, largest

@@ -85,11 +85,9 @@ def _forward(
         times, units, offsets, weight, rows(recurrent, weight), rates(tau_mem), rates(tau_syn),
         threshold, v_reset,
     )  # fmt: skip
-    before, constants = arrays[:3], arrays[3:]
+    arguments = (*arrays[:3], duration, *arrays[3:], limit, keep, stopped)
     parts = over_samples(
-        lambda lo, hi: cpu_exact.forward(
-            lo, hi, *before, duration, *constants, limit, keep, stopped
-        ),
+        lambda lo, hi: cpu_exact.forward(lo, hi, *arguments),
         offsets.diff().numpy() + 1,
         per_thread=4,
     )
@@ -171,7 +169,8 @@ def _backward(
 
     def run(lo: int, hi: int):
         sums = new_sums()
-        return sums, cpu_exact.backward(lo, hi, *arguments, *_numpy(*sums), grad_times.numpy())
+        gradients = _numpy(*sums, grad_times)
+        return sums, cpu_exact.backward(lo, hi, *arguments, *gradients)
 
     parts = over_samples(run, offsets.diff().numpy() + out_offsets.diff().numpy())
     total = parts[0][0] if parts else new_sums()

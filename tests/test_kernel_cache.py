@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 
+import numba
 import pytest
 
 caching = pytest.importorskip("numba.core.caching")
@@ -35,10 +36,11 @@ def test_processes_that_compile_at_once_do_not_read_each_others_code(tmp_path, m
 
 def test_a_kernel_is_read_from_its_cache(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")  # beside the source
     source = """
-from snn_eventprop.backends.compile import entry
+from snn_eventprop.backends.compile import kernel
 
-@entry
+@kernel
 def double(x):
     return 2 * x
 """

@@ -80,26 +80,27 @@ def equation(function):
     return inlined(function)
 
 
-# For scalar functions: as if they stood in the kernel that uses them.
+# As if it stood in the kernel that uses it. For scalar functions, and for whatever is called once
+# per event or bin: an array is seven arguments or more, and ten of them cost as much to pass as the
+# loop over 256 neurons that follows. (At most 30 arguments; sums stay ``sum_kernel``.)
 inlined = njit(inline="always", error_model="numpy")
 
 # Contraction to fused multiply-adds only: NaN and infinity keep their meaning, sums their order.
 _STRICT = {"contract", "nsz"}
 
-# What allocates memory, runs once per range of samples, and calls kernels.
-entry = cached(fastmath=_STRICT, error_model="numpy")
-
-# What runs per sample or more often. Memory comes from outside: code that may allocate counts
-# references to each array that it passes on or looks into, with atomic instructions on counters
-# that all threads share, which costs more than adding a row of weights. Numba's switch for that
-# is not a documented one, and only spares time.
+# Memory comes from outside, from NumPy: code that may allocate counts references to each array that
+# it passes on or looks into, with atomic instructions on counters that all threads share, which
+# costs more than adding a row of weights. Numba's switch for that is not a documented one, and only
+# spares time.
+_OPTIONS = {"error_model": "numpy", "_nrt": False}
 try:
-    kernel = cached(fastmath=_STRICT, error_model="numpy", _nrt=False)
-    # Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
-    sum_kernel = cached(fastmath=_STRICT | {"reassoc"}, error_model="numpy", _nrt=False)
+    kernel = cached(fastmath=_STRICT, **_OPTIONS)
 except TypeError:
-    kernel = entry
-    sum_kernel = cached(fastmath=_STRICT | {"reassoc"}, error_model="numpy")
+    del _OPTIONS["_nrt"]
+    kernel = cached(fastmath=_STRICT, **_OPTIONS)
+
+# Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
+sum_kernel = cached(fastmath=_STRICT | {"reassoc"}, **_OPTIONS)
 
 # Indices are unsigned in the loops that matter: a signed one that may be negative, and so count
 # from the end, keeps the compiler from vectorising.
