@@ -20,6 +20,7 @@ from lightning_modules.augment import (
     DelayLine,
     EventDropout,
     TimeJitter,
+    TimeShift,
     TimeStretch,
 )
 from lightning_modules.cache import default_cache_dir, load_packed
@@ -71,6 +72,7 @@ class SpokenDigits(LightningDataModule):
         channel_shift: augmentation: largest shift of a sample in channels (paper: 40); 0: off.
         blend: augmentation: probability of blending a sample with one of its class; 0: off.
         time_stretch: augmentation: largest relative change of pace; 0: off.
+        time_shift: augmentation: largest shift of a sample in s; 0: off.
         event_dropout: augmentation: probability of dropping an event; 0: off.
         time_jitter: augmentation: standard deviation of event times in s; 0: off.
         channel_jitter: augmentation: standard deviation of event channels; 0: off.
@@ -109,6 +111,7 @@ class SpokenDigits(LightningDataModule):
         channel_shift: int = 0,
         blend: float = 0.0,
         time_stretch: float = 0.0,
+        time_shift: float = 0.0,
         event_dropout: float = 0.0,
         time_jitter: float = 0.0,
         channel_jitter: float = 0.0,
@@ -144,7 +147,7 @@ class SpokenDigits(LightningDataModule):
         self._check_arguments()
         strengths: list[tuple[Callable[[Any], Augmentation], float]] = [
             (Blend, blend), (ChannelShift, channel_shift), (TimeStretch, time_stretch),
-            (EventDropout, event_dropout), (TimeJitter, time_jitter),
+            (TimeShift, time_shift), (EventDropout, event_dropout), (TimeJitter, time_jitter),
             (ChannelJitter, channel_jitter),
         ]
         self.augmentations = [kind(strength) for kind, strength in strengths if strength]

@@ -412,13 +412,14 @@ def test_every_option_can_be_given_in_yaml(folder):
     options = {
         "root": str(folder),
         "channel_shift": 40,
+        "time_shift": 0.02,
         "augment": [{"class_path": "lightning_modules.augment.TimeShift",
                      "init_args": {"max_shift": 0.1}}],
         "transform": {"class_path": "tonic.transforms.TimeJitter", "init_args": {"std": 100}},
     }
     data = parser.instantiate_classes(parser.parse_object({"data": options})).data
     assert [repr(a) for a in data.augmentations] == [
-        "ChannelShift(max_shift=40)", "TimeShift(max_shift=0.1)"
+        "ChannelShift(max_shift=40)", "TimeShift(max_shift=0.02)", "TimeShift(max_shift=0.1)"
     ]
     assert data.transform.std == 100
 
@@ -460,6 +461,7 @@ def test_arguments_rebuild_the_module_from_a_checkpoint(make):
         (dict(limit_samples=0), "limit_samples"),
         (dict(blend=1.5), "probability"),
         (dict(time_stretch=1.0), "max_stretch"),
+        (dict(time_shift=-0.1), "max_shift must be a finite number >= 0, got -0.1"),
         (dict(channel_shift=-4), "max_shift must be a finite number >= 0, got -4"),
     ],
 )
