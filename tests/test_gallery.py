@@ -86,8 +86,8 @@ def test_the_options_of_the_augmentation_page_are_what_they_say(tmp_path, monkey
     data = fit.FitCLI(["--config", "mine.yaml", *options]).datamodule
     assert [repr(a) for a in data.augmentations] == [
         "Blend(probability=0.5)", "ChannelShift(max_shift=40)", "TimeStretch(max_stretch=0.1)",
-        "EventDropout(probability=0.1)", "TimeJitter(std=0.001)", "ChannelJitter(std=5.0)",
-        "TimeShift(max_shift=0.02)",
+        "TimeShift(max_shift=0.02)", "EventDropout(probability=0.1)", "TimeJitter(std=0.001)",
+        "ChannelJitter(std=5.0)", "ChannelJitter(std=2.0)",
     ]  # fmt: skip
     assert (data.delay_line.copies, data.delay_line.delay) == (10, 0.03)
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
