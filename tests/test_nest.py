@@ -8,13 +8,20 @@ input has no refractory period before it. All others are late by about h for eac
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from snn_eventprop import EventPropLIF, SpikeEvents
 
-nest = pytest.importorskip("nest", reason="needs nest-simulator")
+if importlib.util.find_spec("nest") is None:
+    pytest.skip("needs nest-simulator", allow_module_level=True)
 
 STEP = 5e-7
 INPUTS, FIRST, SECOND, DURATION = 10, 8, 6, 60e-3
@@ -35,39 +42,23 @@ def by_neuron(times, units, size):
     return [np.sort(times[units == neuron]) for neuron in range(size)]
 
 
-def in_nest(seed, step, tau_mem, tau_syn):
-    """Spike times (s) of each neuron, layer by layer."""
+def in_nest(folder, seed, steps, tau_mem, tau_syn):
+    """For each step, the spike times (s) of each neuron, layer by layer."""
     times, units, *weights = problem(seed, tau_syn)
-    nest.verbosity = nest.VerbosityLevel.ERROR
-    nest.ResetKernel()
-    nest.set(tics_per_ms=1_000_000, resolution=step * 1e3)
-    # C_m = tau_m makes NEST's current the one of tau_m dV/dt = -V + I.
-    constants = {
-        "E_L": 0.0, "V_m": 0.0, "V_reset": 0.0, "V_th": 1.0, "t_ref": step * 1e3,
-        "C_m": tau_mem * 1e3, "tau_m": tau_mem * 1e3,
-        "tau_syn_ex": tau_syn * 1e3, "tau_syn_in": tau_syn * 1e3,
-    }  # fmt: skip
-    sources = nest.Create("parrot_neuron_ps", INPUTS)
-    for unit, source in enumerate(sources):
-        generator = nest.Create(
-            "spike_generator",
-            params={"precise_times": True, "spike_times": times[units == unit] * 1e3},
-        )
-        nest.Connect(generator, source, syn_spec={"delay": step * 1e3})
-    layers, recorders = [sources], []
-    for matrix in weights:
-        layer = nest.Create("iaf_psc_exp_ps", len(matrix), params=constants)
-        recorder = nest.Create("spike_recorder")
-        nest.Connect(layers[-1], layer, "all_to_all", {"weight": matrix, "delay": step * 1e3})
-        nest.Connect(layer, recorder)
-        layers.append(layer)
-        recorders.append(recorder)
-    nest.Simulate(DURATION * 1e3)
-    return [
-        by_neuron(recorder.events["times"] * 1e-3 - (depth + 2) * step,
-                  recorder.events["senders"] - layer[0].global_id, len(layer))
-        for depth, (recorder, layer) in enumerate(zip(recorders, layers[1:], strict=True))
-    ]  # fmt: skip
+    (folder / "problem.json").write_text(json.dumps({
+        "times": (times * 1e3).tolist(), "units": units.tolist(),
+        "weights": [matrix.tolist() for matrix in weights], "duration": DURATION * 1e3,
+        "steps": [step * 1e3 for step in steps],
+        "tau_mem": tau_mem * 1e3, "tau_syn": tau_syn * 1e3,
+    }))  # fmt: skip
+    script = Path(__file__).with_name("nest_script.py")
+    done = subprocess.run(
+        [sys.executable, script, "problem.json", "spikes.json"],
+        cwd=folder, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((folder / "spikes.json").read_text())
+    return [[[np.array(spikes) * 1e-3 for spikes in layer] for layer in run] for run in runs]
 
 
 def in_layers(seed, tau_mem, tau_syn):
@@ -90,9 +81,9 @@ def in_layers(seed, tau_mem, tau_syn):
 
 @pytest.mark.parametrize(("tau_mem", "tau_syn"), [(20e-3, 5e-3), (5e-3, 20e-3), (10e-3, 10e-3)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_spike_times_are_those_of_nest(seed, tau_mem, tau_syn):
+def test_spike_times_are_those_of_nest(tmp_path, seed, tau_mem, tau_syn):
     ours = in_layers(seed, tau_mem, tau_syn)
-    runs = [in_nest(seed, step, tau_mem, tau_syn) for step in (STEP, 2 * STEP)]
+    runs = in_nest(tmp_path, seed, (STEP, 2 * STEP), tau_mem, tau_syn)
     assert all(sum(map(len, layer)) >= 10 for layer in ours)
     for layer, neurons in enumerate(ours):
         for neuron, spikes in enumerate(neurons):
