@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from snn_eventprop.backends.compile import index as _index  # unsigned
 from snn_eventprop.bins import _EDGE  # an event at t belongs to bin floor(t / dt + _EDGE)
 
 _jit = njit(nogil=True, cache=True)
-
-# Unsigned: no negative index to count from the end, and one comparison for 0 <= unit < number.
-_index = np.uint64
 
 
 @_jit
@@ -58,6 +56,7 @@ def move(times, units, offsets, stretch, delay, shift, num_units, duration):
             # Without a branch: an event that does not count is overwritten by the next.
             out_times[at] = t
             out_units[at] = u
+            # Unsigned, a negative unit is a large one.
             inside = (t >= 0) & (t < duration) & (_index(u) < _index(num_units))
             at += _index(inside)
         out_offsets[b + 1] = at
@@ -149,9 +148,9 @@ def blend(one, pool, partners, bits, num_units, duration):
         for _ in range(n1 + n2):
             first, second = t1[i] + late, t2[j] - late
             from_one = first <= second
-            unit1, unit2 = u1[i] + up1, u2[j] + up2  # both read: a choice, not a branch
+            from1, from2 = u1[i] + up1, u2[j] + up2  # both read: a choice, not a branch
             t = first if from_one else second
-            u = unit1 if from_one else unit2
+            u = from1 if from_one else from2
             i += _index(from_one)
             j += _index(not from_one)
             out_times[to] = t

@@ -105,14 +105,6 @@ def _worth_change(rows, row, b, a, rate_mem, rate_syn):
 
 
 @kernel
-def _fastest(rate_mem, rate_syn):
-    fastest = 0.0
-    for h in range(rate_mem.shape[0]):
-        fastest = max(fastest, rate_mem[h], rate_syn[h])
-    return fastest
-
-
-@kernel
 def _pick(values, h):
     """The entry of neuron h of a vector that has one entry for all, or one for each."""
     return values[h] if values.shape[0] > 1 else values[0]
@@ -236,7 +228,8 @@ def _forward_sample(
 @kernel
 def _forward_samples(
     b, hi, total, stored, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn,
-    threshold, below, v_reset, limit, current, voltage, e_syn, e_mem, psp, reach, bound, found,
+    fastest, threshold, below, v_reset, limit,
+    current, voltage, e_syn, e_mem, psp, reach, bound, found,
     out_times, out_units, out_slopes, out_before, counts, states, places, state_counts, stopped,
 ):  # fmt: skip
     """Samples ``b..hi``, after ``total`` spikes and ``stored`` states of those before.
@@ -244,7 +237,6 @@ def _forward_samples(
     Returns the first sample that is not done, for want of room or as it was stopped, and the
     spikes and states of those that are.
     """
-    fastest = _fastest(rate_mem, rate_syn)
     while b < hi:
         spikes, kept = _forward_sample(
             times, units, offsets[b], offsets[b + 1], duration, weight, recurrent,
@@ -300,7 +292,8 @@ def forward(
     e_syn, e_mem, psp, reach = np.empty((4, len(rate_mem)))
     below = np.nextafter(threshold, -dtype.type(np.inf))  # to exceed this is to reach the threshold
     work = (
-        threshold, below, v_reset, limit, current, voltage, e_syn, e_mem, psp, reach,
+        max(rate_mem.max(), rate_syn.max()), threshold, below, v_reset, limit,
+        current, voltage, e_syn, e_mem, psp, reach,
         np.empty(size, dtype), np.empty(size + 1, np.int64),
     )  # fmt: skip
     b, total, stored = lo, 0, 0
@@ -380,7 +373,7 @@ def _replay(
 
 @kernel
 def _backward_samples(
-    lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn, mems, syns,
+    lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn, mems, syns, fastest,
     threshold, v_reset, floor, out_times, out_units, out_slopes, out_before, out_offsets,
     states, places, state_offsets, grad_out, mark_worth,
     grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
@@ -388,7 +381,6 @@ def _backward_samples(
 ):  # fmt: skip
     size = threshold.shape[0]
     zero = weight.dtype.type(0)
-    fastest = _fastest(rate_mem, rate_syn)
     shared = rate_mem.shape[0] == 1
     is_recurrent = recurrent.shape[0] == size
     replays = grad_mem.shape[0] > 0
@@ -507,7 +499,8 @@ def backward(
     currents, voltages = np.empty((2, rows, size), dtype)
     return _backward_samples(
         lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn,
-        rate_mem.astype(dtype), rate_syn.astype(dtype), threshold, v_reset, floor,
+        rate_mem.astype(dtype), rate_syn.astype(dtype), max(rate_mem.max(), rate_syn.max()),
+        threshold, v_reset, floor,
         out_times, out_units, out_slopes, out_before, out_offsets,
         states, places, state_offsets, grad_out, mark_worth,
         grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,

@@ -123,7 +123,7 @@ def _dot_rows(rows, index, lo, hi, x, out):
         e += 1
 
 
-# Loops over neurons stand in functions of their own: only then does the compiler vectorise them.
+# Passes over all neurons.
 
 
 @inlined
