@@ -6,9 +6,9 @@ of a GPU, threads are Python's.
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 
+import in_turns
 import pytest
 import torch
 from cuda_cases import RESETS, ExactCase, GridCase, assert_close
@@ -18,7 +18,7 @@ from test_grid_backend import make_case, run_both
 from snn_eventprop import op, op_cuda
 from snn_eventprop.backends import cuda_exact, cuda_launch
 
-sys.setswitchinterval(1e-5)  # the simulator's threads wait for each other in loops
+in_turns.use()
 TOLERANCE = 1e-11
 @contextmanager
 def gpu():

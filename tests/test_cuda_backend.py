@@ -34,7 +34,10 @@ def test_kernels_compute_in_the_simulator_what_the_cpu_does():
     # In a process of its own: the simulator must be chosen before Numba is imported.
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", here / "simulated_cuda.py"],
+        [
+            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "300",
+            here / "simulated_cuda.py",
+        ],
         env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}, cwd=here.parent,
         capture_output=True, text=True,
     )  # fmt: skip
