@@ -91,6 +91,14 @@ class Chain(Node):
                     "input"
                 )
 
+    @property
+    def remark(self) -> str:
+        """How the chain ran, for users."""
+        why = self.neuron._stepped()
+        if why is not None:
+            return f", one by one ({why})"
+        return ", linear layer folded" if self.folded else ""
+
     @functools.cached_property
     def steps(self) -> dict[str, Sequence[Tensor]]:
         return {
@@ -398,8 +406,7 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
             model._give_up("each call is one step; put the loop over time into a forward pass")
     names = {id(module): name for name, module in model.named_modules()}
     model._fusion = "; ".join(
-        f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps"
-        + (", linear layer folded" if chain.folded else "")
+        f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps{chain.remark}"
         for chain in record.chains
     ) or f"{record.sequences} sequences"
     return result

@@ -8,6 +8,7 @@ those are worth in the next bin is sent back through it as ``step`` describes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -46,13 +47,60 @@ class _WorthBeforeTheFirstBin(torch.autograd.Function):
         return worth, -sent, grad_threshold, None, None, None
 
 
+class _CountsToo(torch.autograd.Function):
+    """Let a raster's gradient act on V as well, as if d(spike)/dV were ``slope``."""
+
+    @staticmethod
+    def forward(ctx, raster, voltage, slope):
+        ctx.save_for_backward(slope)
+        return raster.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, worth):
+        (slope,) = ctx.saved_tensors
+        return worth, worth * slope, None
+
+
+def _samples(spikes: op.GridSpikes) -> Tensor:
+    """The sample of each spike."""
+    batch = torch.arange(spikes.offsets.numel() - 1, device=spikes.offsets.device)
+    return torch.repeat_interleave(
+        batch, spikes.offsets.diff(), output_size=spikes.bins.numel()
+    )
+
+
+def _with_counts(
+    raster: Tensor,
+    spikes: op.GridSpikes,
+    voltage0: Tensor,
+    coefficients: Tensor,
+    delayed: bool,
+    count_slope: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """``raster`` [T, B, H] with a straight-through gradient beside the one of spike times.
+
+    ``count_slope`` tells d(spike)/dV from V - theta. What it adds to dL/dV reaches the engine
+    through the trace and, where there is a spike, through its mark, which the jump leaves alone.
+    """
+    m, threshold = coefficients[2:]
+    at = (spikes.bins.long(), _samples(spikes), spikes.units)
+    over = spikes.trace.detach() - threshold.detach()
+    if not delayed:
+        # The trace holds V after the reset; before it, V - theta = m (V_last - theta) + V' dt. An
+        # infinite slope is that of a spike whose bin began at the threshold, to the last digit.
+        last = torch.cat([voltage0[None], spikes.trace[:-1]]).detach()[at] - threshold[at[2]]
+        rise = torch.where(torch.isfinite(spikes.slopes), spikes.slopes, 0)
+        over[at] = (m[at[2]] * last + rise).detach()
+    voltage = spikes.trace.index_put(at, spikes.marks) - threshold
+    return _CountsToo.apply(raster, voltage, count_slope(over))
+
+
 def _last_inverse_slopes(spikes: op.GridSpikes, steps: int, floor: Tensor, drop: Tensor) -> Tensor:
     """Inverse slopes [B, H] of the spikes of the last bin; 0 elsewhere."""
     last = spikes.bins == steps - 1
     batch = spikes.offsets.numel() - 1
-    sample = torch.repeat_interleave(
-        torch.arange(batch, device=last.device), spikes.offsets.diff(), output_size=last.numel()
-    )[last]
+    sample = _samples(spikes)[last]
     units = spikes.units[last].long()
     slope = torch.maximum(spikes.slopes[last], floor[units])
     # Nothing can be sent through a spike whose slope is the reset to the last digit (see step).
@@ -79,6 +127,7 @@ def run_sequence(
     spikes0: Tensor | None = None,
     recurrent: Tensor | None = None,
     trace: bool = False,
+    count_slope: Callable[[Tensor], Tensor] | None = None,
     tag: int = 0,
 ) -> Sequence:
     """T steps of I <- I + X[k]; V <- m V + c I; spike where V > threshold; reset; I <- s I.
@@ -93,6 +142,9 @@ def run_sequence(
             and delayed resets.
         recurrent: [H, H], one row per presynaptic neuron, H neurons numbered over [...].
         trace: return V of every bin.
+        count_slope: straight-through d(spike)/dV as a function of V - threshold [T, B, ...], added
+            to the exact gradient (a heuristic; not of recurrent layers, whose spikes are worth
+            something to each other).
     """
     if isinstance(current, LinearDrive):
         raster, weight = current.rows()
@@ -129,9 +181,15 @@ def run_sequence(
     spikes = op.grid_lif(
         events, steps, weight, coefficients, rest, floors,
         recurrent=recurrent, current0=per_sample(current0), voltage0=voltage0, spikes0=before,
-        slopes0=slopes0, reset=reset, delayed=delayed, record=trace, tag=tag, **inputs,
+        slopes0=slopes0, reset=reset, delayed=delayed, record=trace or count_slope is not None,
+        tag=tag, **inputs,
     )  # fmt: skip
     out = op.to_raster(spikes, steps, size, hold=False)
+    if count_slope is not None and out.requires_grad:
+        out = _with_counts(
+            out, spikes, voltage0, coefficients, delayed,
+            lambda over: count_slope(over.view(steps, batch, *shape)).reshape(over.shape),
+        )  # fmt: skip
     if earlier is not None:
         out = _WorthBeforeTheFirstBin.apply(
             out, voltage0, coefficients[3], earlier, drop, delayed

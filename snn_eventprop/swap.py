@@ -70,15 +70,17 @@ def _reason(module: nn.Module, pairs: dict[type, Any]) -> str | None:
     return None
 
 
-def _walk(model: nn.Module, pairs: dict[type, Any], options: dict) -> Iterator[Row]:
+def _walk(model: nn.Module, pairs: dict[type, Any], options: dict, fuse: bool) -> Iterator[Row]:
     for name, module in model.named_modules():
-        cls = type(module)
+        cls: Any = type(module)
         if cls in pairs and pairs[cls].refusal(module) is None:
             # The same object with another class: parameters, buffers, hooks, mode, whatever else
             # the user has put on it, and every reference to it stay what they are.
             module.__class__ = pairs[cls]
             module._adopt(**options)  # type: ignore[operator]
-            yield Row(name, cls.__name__, f"swapped for {pairs[cls].__module__.rsplit('.', 1)[0]}")
+            outcome = f"swapped for {pairs[cls].__module__.rsplit('.', 1)[0]}"
+            why = module._stepped() if fuse else None  # type: ignore[operator]
+            yield Row(name, cls.__name__, outcome + (f"; steps one by one: {why}" if why else ""))
         else:
             reason = _reason(module, pairs)
             if reason is not None:
@@ -144,7 +146,7 @@ def swap(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     target = model if inplace else _copied(model)
     options = {"grazing_guard": grazing_guard, "count_gradient": count_gradient}
-    rows = list(_walk(target, _pairs(), options))
+    rows = list(_walk(target, _pairs(), options, fuse))
     if fuse:
         _fuse(target)
         rows.append(Row("", type(target).__name__, "forward pass runs layer by layer: see .fusion"))

@@ -74,9 +74,13 @@ def test_cells_equal_the_host_bit_by_bit(name, dtype, kind):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
 @pytest.mark.parametrize("kind", ["default", "per-neuron"])
 @pytest.mark.parametrize("shape", [(3,), (), (2, 3)], ids=["batch", "unbatched", "extra"])
-def test_sequences_equal_the_host_and_steps_in_values_and_gradients(name, dtype, kind, shape):
+@pytest.mark.parametrize("counts", [0.0, 0.7], ids=["exact", "counts"])
+def test_sequences_equal_the_host_and_steps_in_values_and_gradients(
+    name, dtype, kind, shape, counts
+):
     parameters = None if kind == "default" else _parameters(True, dtype)
     host, ours = _pair(name, parameters, dtype)
+    ours.count_gradient = counts
     x = _input(name, dtype, shape=shape).requires_grad_()
     weight = torch.randn(40, *shape, NEURONS, dtype=dtype)
 

@@ -95,9 +95,13 @@ def test_step_mode_equals_the_host_bit_by_bit(name, reset_mechanism, reset_delay
     ids=["subtract", "zero", "zero-immediate", "subtract-immediate", "none"],
 )
 @pytest.mark.parametrize("chunks", [(40,), (15, 25), (1, 1, 12, 1, 25)], ids=str)
-def test_sequence_mode_equals_step_mode_in_values_and_gradients(name, dtype, options, chunks):
+@pytest.mark.parametrize("counts", [0.0, 0.7], ids=["exact", "counts"])
+def test_sequence_mode_equals_step_mode_in_values_and_gradients(
+    name, dtype, options, chunks, counts
+):
     """Also in chunks, and with single steps between them, through state that is not detached."""
     _, layer = _pair(name, dtype, **options)
+    layer.count_gradient = counts
     generator = torch.Generator().manual_seed(1)
     x = (torch.randn(40, 3, 5, dtype=dtype, generator=generator) * 0.4 + 0.2).requires_grad_()
     start = (torch.rand(3, 5, dtype=dtype, generator=generator) * 0.3).requires_grad_()

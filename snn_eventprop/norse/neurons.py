@@ -11,7 +11,7 @@ from norse.torch.module.snn import _merge_states
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .._skin import host_signature, nonnegative
+from .._skin import count_slope, host_signature, nonnegative
 from ..drive import LinearDrive
 from ..fuse import entering, recorder
 from ..op import has_backend
@@ -156,7 +156,8 @@ class EventPropNeuron(torch.nn.Module):
         free = state.v + dt * p.tau_mem_inv * ((p.v_leak - state.v) + injected)
         decayed = injected + -dt * p.tau_syn_inv * injected
         with torch.no_grad():
-            spikes = (free - p.v_th > 0).to(free.dtype)
+            over = free - p.v_th
+            spikes = (over > 0).to(free.dtype)
             membrane = (1 - spikes) * free + spikes * p.v_reset
             per_step = dt * p.tau_mem_inv
             floor = self.grazing_guard * per_step * (p.v_th - p.v_leak)
@@ -172,6 +173,7 @@ class EventPropNeuron(torch.nn.Module):
                     fired & (steepness > 0), steepness, over, floor, p.v_th - p.v_reset
                 )
 
+        counts = count_slope(self._surrogate, self.count_gradient)
         spikes, membrane = emit(
             free,
             state.v,
@@ -184,7 +186,7 @@ class EventPropNeuron(torch.nn.Module):
             v_reset=p.v_reset,
             reset="immediate",
             recover=recover,
-            count_slope=self._count_slope(free),
+            count_slope=None if counts is None else counts(over),
         )
         spikes = spikes.to_sparse() if sparse else spikes
         if recurrent:
@@ -206,19 +208,32 @@ class EventPropNeuron(torch.nn.Module):
             states.append(state)
         return torch.stack(spikes), _merge_states(states) if self.record_states else state
 
+    def _stepped(self) -> str | None:
+        """The option for which sequences run step by step, if there is one."""
+        if self.count_gradient and isinstance(self, _RECURRENT):
+            return "count_gradient of a recurrent layer"
+        if self.record_states:
+            return "record_states"
+        if self.p.v_reset.requires_grad or self.p.v_leak.requires_grad:
+            return "learned v_reset or v_leak"
+        return None
+
     def _fusible(self, input_tensor: Tensor, state) -> bool:
         """Whether the engine computes exactly what the steps would."""
-        return not (
+        if (
             input_tensor.is_sparse
             or input_tensor.ndim < 2
             or input_tensor.numel() == 0
             or input_tensor.dtype not in KERNEL_DTYPES
             or not has_backend(input_tensor.device)
-            or self.record_states
-            or self.count_gradient
-            or self.p.v_reset.requires_grad
-            or self.p.v_leak.requires_grad
-        ) and (not hasattr(state, "z") or bool(((state.z == 0) | (state.z == 1)).all()))
+            or self._stepped()
+        ):
+            return False
+        if hasattr(state, "z"):
+            return bool(((state.z == 0) | (state.z == 1)).all())
+        # Surrogates read V before its reset, which the engine knows of upward crossings alone.
+        start = torch.maximum(state.v, self.p.v_reset)
+        return self.count_gradient == 0 or not bool((start > self.p.v_th).any())
 
     def _drive(self, input_tensor: Tensor | LinearDrive) -> Tensor | LinearDrive:
         """Currents [T, B, ...] as the engine reads them."""
@@ -254,7 +269,8 @@ class EventPropNeuron(torch.nn.Module):
             current0=given(state.i), membrane0=given(state.v) - p.v_leak,
             earlier=None if earlier is None else given(earlier),
             spikes0=None if recurrent is None else given(state.z),
-            recurrent=recurrent, tag=id(self),
+            recurrent=recurrent, count_slope=count_slope(self._surrogate, self.count_gradient),
+            tag=id(self),
         )  # fmt: skip
         spikes = out.spikes.reshape(-1, *last)
         i = (out.current * decay).reshape(last)
@@ -265,14 +281,8 @@ class EventPropNeuron(torch.nn.Module):
             return spikes, host.LIFFeedForwardState(v=v, i=i)
         return spikes, host.LIFState(z=spikes[-1].clone(), v=v, i=i)
 
-    def _count_slope(self, free: Tensor) -> Tensor | None:
-        if self.count_gradient == 0 or not torch.is_grad_enabled():
-            return None
-        with torch.enable_grad():
-            shift = (free - self.p.v_th).detach().requires_grad_()
-            spikes = host_threshold(shift, self.p.method, self.p.alpha)
-            (slope,) = torch.autograd.grad(spikes.sum(), shift)
-        return self.count_gradient * slope
+    def _surrogate(self, over: Tensor) -> Tensor:
+        return host_threshold(over, self.p.method, self.p.alpha)
 
 
 def _as_dict(state) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import snntorch
 import torch
 from torch import Tensor
 
-from .._skin import host_signature, nonnegative
+from .._skin import count_slope, host_signature, nonnegative
 from ..drive import LinearDrive
 from ..fuse import entering, recorder
 from ..op import has_backend
@@ -243,6 +243,22 @@ class EventPropNeuron(torch.nn.Module):
             torch.stack(membranes) if membranes else empty,
         )
 
+    def _stepped(self) -> str | None:
+        """The option for which sequences run step by step, if there is one."""
+        if "spk" in self._states:
+            if self.count_gradient:
+                return "count_gradient of a recurrent layer"
+            if not isinstance(self.recurrent, torch.nn.Linear):
+                return "recurrent weights that are no matrix"
+        if self.state_quant:
+            return "state_quant"
+        if self.reset_mechanism == "none":
+            return 'reset_mechanism="none"'
+        if self.reset_mechanism == "subtract" and not self.reset_delay:
+            # What is still above the threshold, snnTorch resets again a step later.
+            return "immediate reset by subtraction"
+        return None
+
     def _fusible(self, input_: Tensor) -> bool:
         """Whether the engine computes exactly what the steps would."""
         if (
@@ -250,21 +266,17 @@ class EventPropNeuron(torch.nn.Module):
             or input_.ndim < 2
             or input_.dtype not in KERNEL_DTYPES
             or not has_backend(input_.device)
-            or self.state_quant
-            or self.count_gradient
-            or self.reset_mechanism == "none"
+            or self._stepped()
         ):
             return False
         above = self.mem > self.threshold
-        if not self.reset_delay and (self.reset_mechanism == "subtract" or bool(above.any())):
-            return False  # what is still above after a reset, snnTorch resets again a step later
+        if not self.reset_delay and bool(above.any()):
+            return False  # these would be reset in the first step
         if "spk" not in self._states:
             return True
         fired = above if self.reset_delay else self.spk != 0
-        return (
-            isinstance(self.recurrent, torch.nn.Linear)
-            and float(self.graded_spikes_factor) == 1
-            and torch.equal(self.spk, fired.to(self.spk.dtype))
+        return float(self.graded_spikes_factor) == 1 and torch.equal(
+            self.spk, fired.to(self.spk.dtype)
         )
 
     def _run_fused(
@@ -292,7 +304,8 @@ class EventPropNeuron(torch.nn.Module):
             current0=alpha * self.syn if "syn" in self._states else None,
             membrane0=self.mem, earlier=earlier_spikes(self.mem),
             spikes0=before,
-            recurrent=recurrent, trace=trace, tag=id(self),
+            recurrent=recurrent, trace=trace,
+            count_slope=count_slope(self.spike_grad, self.count_gradient), tag=id(self),
         )  # fmt: skip
         self.mem = out.membrane
         if "syn" in self._states:
@@ -333,7 +346,8 @@ class EventPropNeuron(torch.nn.Module):
             if self.state_quant:
                 tested = self.state_quant(tested)
             shown = self.state_quant(tested) if self.state_quant else tested
-            spikes = (shown - threshold > 0).to(tested.dtype)
+            over = shown - threshold
+            spikes = (over > 0).to(tested.dtype)
             membrane = tested
             if not self.reset_delay and subtract:
                 membrane = tested - (spikes - reset) * threshold
@@ -356,6 +370,7 @@ class EventPropNeuron(torch.nn.Module):
                 slope = last_current - rest  # type: ignore[operator]
                 return inverse_slopes(over > 0, slope, over, floor, threshold)
 
+        counts = count_slope(self.spike_grad, self.count_gradient)
         spikes, mem = emit(
             free,
             before,
@@ -368,7 +383,7 @@ class EventPropNeuron(torch.nn.Module):
             reset=kind,
             pending=reset,
             recover=recover if has_synapse and self.reset_delay else None,
-            count_slope=self._count_slope(shown, threshold),
+            count_slope=None if counts is None else counts(over),
         )
         spikes = spikes * self.graded_spikes_factor
         self.reset, self.mem = reset, mem
@@ -377,14 +392,6 @@ class EventPropNeuron(torch.nn.Module):
         if "spk" in self._states:
             self.spk = spikes
         return spikes
-
-    def _count_slope(self, membrane: Tensor, threshold: Tensor) -> Tensor | None:
-        if self.count_gradient == 0 or not torch.is_grad_enabled():
-            return None
-        with torch.enable_grad():
-            shift = (membrane - threshold).detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.spike_grad(shift).sum(), shift)
-        return self.count_gradient * slope
 
 
 class Leaky(EventPropNeuron, snntorch.Leaky):
