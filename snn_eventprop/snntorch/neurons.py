@@ -227,7 +227,8 @@ class EventPropNeuron(torch.nn.Module):
         if isinstance(input_, LinearDrive) and not (fusible and input_.prefers_events()):
             input_ = input_.dense()
         if fusible:
-            return self._run_fused(input_, trace)
+            levels = self.reset_mechanism == "none"
+            return self._run_levels(input_) if levels else self._run_fused(input_, trace)
         assert isinstance(input_, Tensor)
         return self._run_steps(input_, trace)
 
@@ -248,12 +249,12 @@ class EventPropNeuron(torch.nn.Module):
         if "spk" in self._states:
             if self.count_gradient:
                 return "count_gradient of a recurrent layer"
+            if self.reset_mechanism == "none":
+                return 'reset_mechanism="none" of a recurrent layer'
             if not isinstance(self.recurrent, torch.nn.Linear):
                 return "recurrent weights that are no matrix"
         if self.state_quant:
             return "state_quant"
-        if self.reset_mechanism == "none":
-            return 'reset_mechanism="none"'
         if self.reset_mechanism == "subtract" and not self.reset_delay:
             # What is still above the threshold, snnTorch resets again a step later.
             return "immediate reset by subtraction"
@@ -269,6 +270,8 @@ class EventPropNeuron(torch.nn.Module):
             or self._stepped()
         ):
             return False
+        if self.reset_mechanism == "none":
+            return True
         above = self.mem > self.threshold
         if not self.reset_delay and bool(above.any()):
             return False  # these would be reset in the first step
@@ -313,6 +316,35 @@ class EventPropNeuron(torch.nn.Module):
         if "spk" in self._states:
             self.spk = out.spikes[-1].clone()
         return out.spikes * self.graded_spikes_factor, out.trace
+
+    def _run_levels(self, input_: Tensor | LinearDrive) -> tuple[Tensor, Tensor]:
+        """All steps without a reset: integrators on the engine, then levels H(U - threshold)."""
+        beta, threshold = self.beta.clamp(0, 1), self.threshold
+        alpha = self.alpha.clamp(0, 1) if "syn" in self._states else torch.zeros_like(beta)
+        out = run_sequence(
+            input_,
+            s=alpha, c=torch.ones_like(beta), m=beta, threshold=torch.full_like(beta, torch.inf),
+            floor=torch.zeros_like(beta), reset="none", delayed=False,
+            current0=alpha * self.syn if "syn" in self._states else None,
+            membrane0=self.mem, trace=True, tag=id(self),
+        )  # fmt: skip
+        assert out.trace is not None
+        with torch.no_grad():
+            tested = out.trace.detach()
+            before = torch.cat([self.mem[None], tested[:-1]])
+            over, rest = tested - threshold, (1 - beta) * threshold
+            spikes = (over > 0).to(tested.dtype)
+            slope = tested - beta * before - rest  # the current of the step, less the leak
+        counts = count_slope(self.spike_grad, self.count_gradient)
+        spikes, membranes = emit(
+            out.trace, before, tested=tested, spikes=spikes, membrane=tested, slope=slope,
+            floor=self.grazing_guard * rest, threshold=threshold, reset="none",
+            count_slope=None if counts is None else counts(over),
+        )  # fmt: skip
+        self.mem = membranes[-1].clone()
+        if "syn" in self._states:
+            self.syn = out.current
+        return spikes * self.graded_spikes_factor, membranes
 
     def _advance(self, input_: Tensor) -> Tensor:
         """One step in the host's order of operations; spikes before ``graded_spikes_factor``."""
