@@ -422,11 +422,18 @@ def _held(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     ]  # fmt: skip
 
 
-def fuse(model: nn.Module) -> None:
-    """Let the model's forward pass run layer by layer."""
+def fuse(model: nn.Module) -> nn.Module:
+    """Let the model's forward pass run layer by layer; returns the module whose pass it is.
+
+    That is the model, or what ``DistributedDataParallel`` wraps, whose own forward pass prepares
+    the exchange of gradients and is none to take down.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return fuse(model.module)
     cls: Any = type(model)
     if not issubclass(cls, _OverTime):
         model.__class__ = fused_class(cls)
+    return model
 
 
 def unfuse(module: nn.Module) -> None:

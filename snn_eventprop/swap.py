@@ -133,7 +133,8 @@ def swap(
         fuse: let a forward pass with a loop over time run layer by layer: each neuron's steps as
             one sequence on the fused engine, the linear layer in front folded in. The same spikes
             and gradients, sooner. ``model.fusion`` tells after a call what was run at once; a
-            forward pass that needs values while it runs stays as written, with one warning.
+            forward pass that needs values while it runs stays as written, with one warning. Of a
+            model in ``DistributedDataParallel``, its ``module`` is fused.
         verbose: print the table.
 
     Returns:
@@ -148,8 +149,11 @@ def swap(
     options = {"grazing_guard": grazing_guard, "count_gradient": count_gradient}
     rows = list(_walk(target, _pairs(), options, fuse))
     if fuse:
-        _fuse(target)
-        rows.append(Row("", type(target).__name__, "forward pass runs layer by layer: see .fusion"))
+        fused = _fuse(target)
+        name = next(name for name, module in target.named_modules() if module is fused)
+        rows.append(
+            Row(name, type(fused).__name__, "forward pass runs layer by layer: see .fusion")
+        )
     if verbose:
         print(_table(rows))
         if count_gradient == 0 and any(row.outcome.startswith("swapped") for row in rows):

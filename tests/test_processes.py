@@ -18,6 +18,7 @@ from lightning_modules.evaluate import evaluate
 from lightning_modules.processes import shared_run
 
 SCRIPT = Path(__file__).with_name("processes_script.py")
+FUSED_SCRIPT = Path(__file__).with_name("fused_script.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -30,23 +31,31 @@ def run(*command: object, **options: object) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one_does_on_the_joint_batch(tmp_path):
+def alone_and_together(tmp_path: Path, script: Path, one=(), two=()) -> tuple[dict, list[dict]]:
+    """What a script writes as one process, and as each of two."""
     alone, together = tmp_path / "one", tmp_path / "two"
     for folder in (alone, together):
         folder.mkdir()
-    run(sys.executable, SCRIPT, alone, 1, 16)
-    run(*TORCHRUN, SCRIPT, together, 2, 8)
-    one = torch.load(alone / "0.pt")
-    two = [torch.load(together / f"{rank}.pt") for rank in range(2)]
+    run(sys.executable, script, alone, *one)
+    run(*TORCHRUN, script, together, *two)
+    return torch.load(alone / "0.pt"), [torch.load(together / f"{rank}.pt") for rank in range(2)]
 
-    assert len(one["gradients"]) == 4
-    for name, whole in one["gradients"].items():
+
+def assert_same_gradients(found: dict, expected: dict) -> None:
+    assert list(found) == list(expected)
+    for name, whole in expected.items():
         assert whole.abs().sum() > 0, name
-        for rank in two:
-            torch.testing.assert_close(
-                rank["gradients"][name], whole, rtol=1e-4, atol=1e-6 * float(whole.abs().max())
-            )
+        torch.testing.assert_close(
+            found[name], whole, rtol=1e-4, atol=1e-6 * float(whole.abs().max())
+        )
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one_does_on_the_joint_batch(tmp_path):
+    one, two = alone_and_together(tmp_path, SCRIPT, (1, 16), (2, 8))
+    assert len(one["gradients"]) == 4
+    for rank in two:
+        assert_same_gradients(rank["gradients"], one["gradients"])
     # Every sample once, though 23 do not divide by two.
     assert len(one["samples"]["val"]) == 23
     for part in ("train", "val"):
@@ -57,6 +66,19 @@ def test_two_processes_train_and_evaluate_as_one_does_on_the_joint_batch(tmp_pat
         assert torch.equal(rank["confusion"], one["confusion"])
         assert rank["logged"] == pytest.approx(one["logged"], rel=1e-5)
     assert "val/accuracy" in one["logged"] and "train/spikes_per_neuron_0" in one["logged"]
+
+
+@pytest.mark.slow
+def test_fused_models_train_in_two_processes_as_in_one_on_the_joint_batch(tmp_path):
+    pytest.importorskip("snntorch")
+    one, two = alone_and_together(tmp_path, FUSED_SCRIPT)
+    assert len(one) == 3
+    for name, whole in one.items():
+        assert whole["fusion"].count("30 steps, linear layer folded") == 2
+        for rank in two:
+            assert rank[name]["fusion"] == whole["fusion"]
+            for found, expected in zip(rank[name]["gradients"], whole["gradients"], strict=True):
+                assert_same_gradients(found, expected)
 
 
 @pytest.mark.slow
