@@ -170,7 +170,7 @@ def run_sequence(
     rest = per_neuron(v_reset).detach()
     floors = per_neuron(floor).detach()
     drop = coefficients[3].detach() - rest
-    voltage0 = per_sample(membrane0)
+    voltage0 = membrane0.to(like.dtype).reshape(batch, size)
     before = per_sample(spikes0)
     slopes0 = None
     if earlier is not None:

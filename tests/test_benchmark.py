@@ -109,3 +109,21 @@ def test_the_floor_counts_rows():
     assert least.rows == 10 * (3 * 300 + 4 * 3 * 8)
     assert least.gigabytes == pytest.approx(least.rows * 4 * 8 / 1e9)
     assert least.seconds == pytest.approx(least.gigabytes / least.gigabytes_per_s)
+
+
+@pytest.mark.parametrize("neuron", ["Leaky", "Synaptic"])
+def test_the_benchmark_of_fused_models_times_a_model_before_and_after(neuron):
+    pytest.importorskip("snntorch")
+    done = subprocess.run(
+        [sys.executable, "-m", "snn_eventprop.benchmark.fuse", "--steps", "20", "--batch", "2",
+         "--hidden", "8", "--events", "200", "--repeats", "1", "--neuron", neuron],
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    head, names, *rows, fusion = done.stdout.splitlines()
+    assert f"{neuron}, T=20, H=8, B=2" in head and names.split() == ["ms", "per", "sample", "speed"]
+    assert [row.split("  ")[0] for row in rows] == [
+        "before, surrogate gradients", "swap(model)", "swap(model, fuse=True)"
+    ]  # fmt: skip
+    assert all(float(row.split()[-2]) > 0 for row in rows)
+    assert fusion.count("20 steps, linear layer folded") == 2

@@ -125,6 +125,7 @@ MODELS = {
     "RLeaky": _snn("RLeaky", reset_mechanism="zero"),
     "Synaptic": _snn("Synaptic", learn_alpha=True),
     "RSynaptic": _snn("RSynaptic", learn_beta=True),
+    "zero": _snn("Leaky", reset_mechanism="zero", reset_delay=False),
     "no_reset": _snn("Leaky", reset_mechanism="none"),
     "immediate": _snn("Synaptic", reset_delay=False),
     "convolutional": KeepsState,
@@ -185,11 +186,20 @@ def no_warning_unless_expected():
         yield
 
 
-def _swapped(model):
+def _swapped(model, **options):
     return (
-        snn_eventprop.swap(model, verbose=False),
-        snn_eventprop.swap(model, fuse=True, verbose=False),
+        snn_eventprop.swap(model, verbose=False, **options),
+        snn_eventprop.swap(model, fuse=True, verbose=False, **options),
     )
+
+
+def _one_by_one(monkeypatch, cls):
+    """A list that receives each step that a neuron of ``cls`` takes outside the engine."""
+    taken, advance = [], cls._advance
+    monkeypatch.setattr(
+        cls, "_advance", lambda self, *given: taken.append(self) or advance(self, *given)
+    )
+    return taken
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -206,6 +216,35 @@ def test_spikes_states_and_gradients_are_those_of_the_loop(name):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     if name != "norse_layers":
         assert f"{STEPS} steps" in fused.fusion
+
+
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic", "zero", "no_reset", "convolutional"])
+def test_count_gradient_is_that_of_the_loop_on_the_engine(name, monkeypatch):
+    stepped, fused = _swapped(_model(name), count_gradient=1.0)
+    _, without = _pass(snn_eventprop.swap(_model(name), verbose=False), _input(name))
+    expected = _pass(stepped, _input(name))
+    assert any(
+        (one - other).norm() > 0.01 * other.norm()
+        for one, other in zip(without, expected[1], strict=True) if other is not None
+    )  # fmt: skip
+    taken = _one_by_one(monkeypatch, type(next(m for m in fused.modules() if hasattr(m, "mem"))))
+    _assert_same(_pass(fused, _input(name)), expected)
+    assert not taken and "one by one" not in fused.fusion
+
+
+@pytest.mark.parametrize("name", ["norse_cells", "norse_layers", "RLeaky"])
+def test_count_gradient_of_recurrent_layers_steps_and_says_so(name, capsys):
+    stepped = snn_eventprop.swap(_model(name), count_gradient=1.0, verbose=False)
+    fused = snn_eventprop.swap(_model(name), fuse=True, count_gradient=1.0)
+    rows = capsys.readouterr().out.splitlines()
+    for row in rows:
+        recurrent = "Recurrent" in row or "RLeaky" in row
+        assert recurrent == ("one by one: count_gradient of a recurrent layer" in row)
+    _assert_same(_pass(fused, _input(name)), _pass(stepped, _input(name)))
+    if name != "norse_layers":
+        assert fused.fusion.count("one by one (count_gradient of a recurrent layer)") == (
+            2 if name == "RLeaky" else 1
+        )
 
 
 @pytest.mark.parametrize("name", ["Leaky", "norse_cells"])

@@ -228,6 +228,23 @@ def test_to_moves_the_parameter_tuple():
     assert layer.p.tau_mem_inv.device.type == "meta"
 
 
+def test_count_gradient_of_sequences_from_above_the_threshold_is_that_of_the_steps():
+    """There the engine does not know V before the reset, which the surrogate reads."""
+    layer = ep.LIF(count_gradient=1.0, p=norse.LIFParameters(alpha=torch.tensor(1.0)))
+    x = torch.rand(10, 3, NEURONS).requires_grad_()
+    start = norse.LIFFeedForwardState(v=torch.full((3, NEURONS), 1.5), i=torch.zeros(3, NEURONS))
+    spikes, state = [], start
+    for current in x:
+        out, state = layer._advance(current, state)
+        spikes.append(out)
+    factor = torch.randn(10, 3, NEURONS)
+    expected, found = (
+        torch.autograd.grad((out * factor).sum(), x)[0]
+        for out in (torch.stack(spikes), layer(x, start)[0])
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_count_gradient_adds_the_host_surrogate():
     x = torch.tensor([[3.0, 20.0]], requires_grad=True)
     nets = ep.LIFCell(), ep.LIFCell(count_gradient=0.5), norse.LIFCell()

@@ -7,29 +7,21 @@ which other work on the machine lengthens less than it does the time on the cloc
 from __future__ import annotations
 
 import argparse
-from statistics import median
-from time import process_time
 
-from .cases import Case, draw_events, draw_targets
+from .cases import Case, draw_events
 from .peers.base import TorchNetwork
 from .peers.ours import Grid, GridDelays
+from .turns import in_turns
 from .worker import calibrate
 
 
 def measure(case: Case, repeats: int) -> dict[str, float]:
     """Processor time of a training step in ms per sample, by method."""
-    events, target = draw_events(case), draw_targets(case)
+    few = draw_events(case)[: min(case.batch, 8)]
     networks: dict[str, TorchNetwork] = {"without": Grid(case), "with": GridDelays(case)}
     for network in networks.values():
-        calibrate(network, network.encode(events[: min(case.batch, 8)]), case.spikes)
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for repeat in range(repeats + 1):
-        for name, network in networks.items():
-            start = process_time()
-            network.step(network.encode(events), target)
-            if repeat:  # the first one warms up
-                seconds[name].append(process_time() - start)
-    return {name: 1e3 * median(found) / case.batch for name, found in seconds.items()}
+        calibrate(network, network.encode(few), case.spikes)
+    return in_turns(networks, case, repeats)
 
 
 def main() -> None:

@@ -36,14 +36,14 @@ def _shape(text: str) -> Case:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text) if text.lstrip("-").isdigit() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return value
 
 
-def _positive_number(text: str) -> float:
+def positive_number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -78,19 +78,19 @@ def parser() -> argparse.ArgumentParser:
         ("batch", 64, "samples in a batch"),
     ):
         what.add_argument(
-            f"--{name}", nargs="+", type=_positive, metavar="N",
+            f"--{name}", nargs="+", type=positive, metavar="N",
             help=f"{text}; several values of --steps (or --dt), --hidden and --batch make a grid, "
             f"in place of --shapes (default where another is given: {default})",
         )  # fmt: skip
-    what.add_argument("--dt", nargs="+", type=_positive_number, metavar="MS",
+    what.add_argument("--dt", nargs="+", type=positive_number, metavar="MS",
                       help="width of a step in ms, instead of --steps: the same events on finer "
                       "and coarser grids, say 1 2 5 10")  # fmt: skip
-    what.add_argument("--events", type=_positive, default=8000, metavar="N",
+    what.add_argument("--events", type=positive, default=8000, metavar="N",
                       help="input events per sample over 700 channels (default: 8000)")  # fmt: skip
-    what.add_argument("--spikes", type=_positive_number, default=13.0, metavar="X",
+    what.add_argument("--spikes", type=positive_number, default=13.0, metavar="X",
                       help="spikes per hidden neuron and sample, to which the input weights "
                       "of each method are scaled (default: 13)")  # fmt: skip
-    what.add_argument("--duration", type=_positive_number, default=1.0, metavar="S",
+    what.add_argument("--duration", type=positive_number, default=1.0, metavar="S",
                       help="length of a sample in seconds (default: 1)")  # fmt: skip
     slow = ", ".join(name for name, peer in PEERS.items() if peer.slow)
     what.add_argument("--methods", nargs="+", choices=list(PEERS), default=list(DEFAULT),
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--epoch", action="store_true",
                       help=f"also time an epoch of {SAMPLES:,} samples (SHD's training file), with "
                       "transfer and Adam, and the share of what memory allows")  # fmt: skip
-    what.add_argument("--epoch-samples", type=_positive, default=SAMPLES, metavar="N",
+    what.add_argument("--epoch-samples", type=positive, default=SAMPLES, metavar="N",
                       help="samples of that epoch")  # fmt: skip
     what.add_argument("--startup", action="store_true",
                       help="instead of shapes: import, and first step with and without compiled "
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
                       help="instead of shapes: cost against dt for the same events, neurons, "
                       "batch up to 4096, events, spikes, and length up to 100,000 "
                       "steps")  # fmt: skip
-    what.add_argument("--peer-limit", type=_positive, default=128_000, metavar="N",
+    what.add_argument("--peer-limit", type=positive, default=128_000, metavar="N",
                       help="in --scaling, leave BPTT methods out where steps x batch is larger "
                       "(default: 128000)")  # fmt: skip
     what.add_argument("--quick", action="store_true",
@@ -120,9 +120,9 @@ def parser() -> argparse.ArgumentParser:
     how = made.add_argument_group("how")
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
                      help="where all methods run (default: cpu)")  # fmt: skip
-    how.add_argument("--repeats", type=_positive, metavar="N",
+    how.add_argument("--repeats", type=positive, metavar="N",
                      help="measured steps of each method (default: 5)")  # fmt: skip
-    how.add_argument("--threads", nargs="+", type=_positive, metavar="N",
+    how.add_argument("--threads", nargs="+", type=positive, metavar="N",
                      help="threads of each method; several values show how it scales (default: "
                      "torch's)")  # fmt: skip
     how.add_argument("--seed", type=int, default=0, help="of input and weights (default: 0)")
