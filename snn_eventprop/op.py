@@ -19,7 +19,7 @@ from torch import Tensor
 from . import _report
 from ._extras import installed, require
 from ._operator import no_second_derivative, operator
-from .backends import cpu_delays, cpu_grid
+from .backends import cpu_bins, cpu_delays, cpu_grid
 from .backends.threads import over_samples
 from .delays import LONGEST
 from .discretisation import largest_response
@@ -461,6 +461,24 @@ def _dense_events(raster: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     offsets = torch.zeros(raster.shape[1] + 1, dtype=torch.int64, device=raster.device)
     torch.cumsum(torch.bincount(sample, minlength=raster.shape[1]), 0, out=offsets[1:])
     return bins.int(), units.clone(), values.clone(), offsets
+
+
+@_dense_events.register_kernel("cpu")
+def _(raster: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    entries, (steps, batch, units) = raster.detach().contiguous().numpy(), raster.shape
+    work = np.full(batch, steps * units)
+    counts, others = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
+    over_samples(lambda lo, hi: cpu_bins.count_entries(lo, hi, entries, counts, others), work)
+    offsets = torch.zeros(batch + 1, dtype=torch.int64)
+    np.cumsum(counts, out=offsets.numpy()[1:])
+    total = int(offsets[-1])
+    out = (
+        torch.empty(total, dtype=torch.int32), torch.empty(total, dtype=torch.int64),
+        raster.new_empty(total if others.any() else 0),
+    )  # fmt: skip
+    arrays = [offsets.numpy(), *(tensor.numpy() for tensor in out)]
+    over_samples(lambda lo, hi: cpu_bins.list_entries(lo, hi, entries, *arrays), work)
+    return *out, offsets
 
 
 @_dense_events.register_fake

@@ -48,18 +48,37 @@ class _WorthBeforeTheFirstBin(torch.autograd.Function):
 
 
 class _CountsToo(torch.autograd.Function):
-    """Let a raster's gradient act on V as well, as if d(spike)/dV were ``slope``."""
+    """Let a raster's gradient act on V - threshold as well, as if d(spike)/dV were ``slope``.
+
+    What that adds to dL/dV reaches the engine through the trace and, at spikes, through their
+    marks, which the jump leaves alone.
+    """
 
     @staticmethod
-    def forward(ctx, raster, voltage, slope):
-        ctx.save_for_backward(slope)
+    def forward(ctx, raster, trace, marks, threshold, slope, *at):
+        ctx.save_for_backward(slope, *at)
         return raster.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, worth):
-        (slope,) = ctx.saved_tensors
-        return worth, worth * slope, None
+        slope, *at = ctx.saved_tensors
+        added = worth * slope
+        grad_threshold = -added.sum((0, 1)) if ctx.needs_input_grad[3] else None
+        spikes = tuple(at)
+        grad_marks = added[spikes]
+        added[spikes] = 0
+        return worth, added, grad_marks, grad_threshold, None, *(None for _ in at)
+
+
+_PIECE = 2**16  # numbers that fit into a cache with all that surrogates make of them
+
+
+def count_slopes(count_slope: Callable[[Tensor], Tensor], over: Tensor) -> Tensor:
+    """``count_slope`` of V - threshold [T, B, ...], a few steps at a time, written over it."""
+    for piece in over.split(max(_PIECE // max(over[:1].numel(), 1), 1)):
+        piece.copy_(count_slope(piece))
+    return over
 
 
 def _samples(spikes: op.GridSpikes) -> Tensor:
@@ -80,8 +99,7 @@ def _with_counts(
 ) -> Tensor:
     """``raster`` [T, B, H] with a straight-through gradient beside the one of spike times.
 
-    ``count_slope`` tells d(spike)/dV from V - theta. What it adds to dL/dV reaches the engine
-    through the trace and, where there is a spike, through its mark, which the jump leaves alone.
+    ``count_slope`` tells d(spike)/dV from V - theta, [T, B, H].
     """
     m, threshold = coefficients[2:]
     at = (spikes.bins.long(), _samples(spikes), spikes.units)
@@ -92,8 +110,9 @@ def _with_counts(
         last = torch.cat([voltage0[None], spikes.trace[:-1]]).detach()[at] - threshold[at[2]]
         rise = torch.where(torch.isfinite(spikes.slopes), spikes.slopes, 0)
         over[at] = (m[at[2]] * last + rise).detach()
-    voltage = spikes.trace.index_put(at, spikes.marks) - threshold
-    return _CountsToo.apply(raster, voltage, count_slope(over))
+    return _CountsToo.apply(
+        raster, spikes.trace, spikes.marks, threshold, count_slope(over), *at
+    )
 
 
 def _last_inverse_slopes(spikes: op.GridSpikes, steps: int, floor: Tensor, drop: Tensor) -> Tensor:
@@ -188,7 +207,7 @@ def run_sequence(
     if count_slope is not None and out.requires_grad:
         out = _with_counts(
             out, spikes, voltage0, coefficients, delayed,
-            lambda over: count_slope(over.view(steps, batch, *shape)).reshape(over.shape),
+            lambda over: count_slopes(count_slope, over.view(steps, batch, *shape)).view_as(over),
         )  # fmt: skip
     if earlier is not None:
         out = _WorthBeforeTheFirstBin.apply(

@@ -228,3 +228,21 @@ def test_gradients_are_bitwise_repeatable():
     first = gradient()
     assert first.abs().sum() > 0
     assert all(torch.equal(first, gradient()) for _ in range(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("shape", [(50, 3, 7), (0, 3, 7), (5, 0, 7), (5, 3, 0)], ids=str)
+@pytest.mark.parametrize("kind", ["spikes", "values", "strided"])
+def test_events_of_a_raster_are_its_entries_by_sample_bin_and_unit(shape, kind, dtype):
+    generator = torch.Generator().manual_seed(0)
+    raster = (torch.rand(shape, generator=generator) < 0.2).to(dtype)
+    if kind != "spikes":
+        raster = raster * torch.randn(shape, generator=generator)
+    if kind == "strided":
+        raster = raster.transpose(0, 2).contiguous().transpose(0, 2)
+    events = op.dense_events(raster, dtype)
+    sample, bins, units = raster.transpose(0, 1).nonzero().unbind(1)
+    assert torch.equal(events.bins, bins.int()) and torch.equal(events.units, units)
+    values = raster[bins, sample, units]
+    assert torch.equal(events.values, values[:0] if kind == "spikes" else values)
+    assert torch.equal(events.offsets.diff(), torch.bincount(sample, minlength=shape[1]))

@@ -12,7 +12,7 @@ from .._skin import count_slope, host_signature, nonnegative
 from ..drive import LinearDrive
 from ..fuse import entering, recorder
 from ..op import has_backend
-from ..sequence import KERNEL_DTYPES, run_sequence
+from ..sequence import KERNEL_DTYPES, count_slopes, run_sequence
 from ..step import Reset, earlier_spikes, emit, inverse_slopes
 from ._surrogates import portable
 
@@ -339,7 +339,7 @@ class EventPropNeuron(torch.nn.Module):
         spikes, membranes = emit(
             out.trace, before, tested=tested, spikes=spikes, membrane=tested, slope=slope,
             floor=self.grazing_guard * rest, threshold=threshold, reset="none",
-            count_slope=None if counts is None else counts(over),
+            count_slope=None if counts is None else count_slopes(counts, over),
         )  # fmt: skip
         self.mem = membranes[-1].clone()
         if "syn" in self._states:
