@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules import figures
 from lightning_modules.media import log_figure, sample_figures
@@ -175,9 +176,11 @@ class Figures(Callback):
 
 
 class Interrupt(Checkpoint):
-    """Ctrl-C stops after the batch under way and leaves a checkpoint to resume from.
+    """Ctrl-C or SIGTERM stops after the batch under way and leaves a checkpoint to resume from.
 
-    A second Ctrl-C stops at once; then the checkpoint is that of the last full epoch.
+    SIGTERM is what agents of W&B, schedulers and containers send to a run that has to end; the
+    process then exits without an error. A second signal stops at once, and the checkpoint is that
+    of the last full epoch.
 
     A ``Checkpoint``, as Lightning calls those after all other callbacks: what these count per
     batch is then complete.
@@ -185,36 +188,48 @@ class Interrupt(Checkpoint):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._asked = False
-        self._previous: Any = None
+        self._asked: int | None = None  # the signal
+        self._previous: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # After Lightning set its own handler of SIGTERM, which this one replaces while training.
         try:
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # signals belong to the main thread; elsewhere Ctrl-C is not ours
-            self._previous = None
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._ask)
+        except ValueError:  # signals belong to the main thread; elsewhere they are not ours
+            pass
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        print("\nstopping after this batch (Ctrl-C again: at once)", flush=True)
+        if self._asked is not None:
+            raise _stopped(number)
+        self._asked = number
+        again = "Ctrl-C again" if number == signal.SIGINT else "once more"
+        print(f"\nstopping after this batch ({again}: at once)", flush=True)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # Ctrl-C reaches the processes of a run at different batches; they stop after the same one.
-        if anywhere(trainer, self._asked):
+        # Signals reach the processes of a run at different batches; they stop after the same one.
+        if anywhere(trainer, self._asked is not None):
             trainer.save_checkpoint(self.folder / LAST)
-            raise KeyboardInterrupt
+            terminated = anywhere(trainer, self._asked == signal.SIGTERM)
+            raise _stopped(signal.SIGTERM if terminated else signal.SIGINT)
 
     def on_exception(self, trainer: Trainer, *args: Any) -> None:
         self._restore()
-        if self._asked and (self.folder / LAST).exists():
+        if self._asked is not None and (self.folder / LAST).exists():
             console.print(f"checkpoint: {self.folder / LAST}; go on with --ckpt_path last")
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()
 
     def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+
+def _stopped(number: int) -> BaseException:
+    """What ends a run after this signal: with exit code 1 after Ctrl-C, 0 after SIGTERM.
+
+    An agent of W&B gives up after runs that exit with a positive code.
+    """
+    return SIGTERMException() if number == signal.SIGTERM else KeyboardInterrupt()

@@ -95,29 +95,40 @@ def test_resuming_ends_with_the_weights_of_one_long_run():
     ]
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])
-def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_weights(step, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("step", "number", "code"),
+    [
+        (2, signal.SIGINT, 1), (3, signal.SIGINT, 1), (5, signal.SIGINT, 1),
+        (5, signal.SIGTERM, None),
+    ],
+)
+def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_weights(
+    step, number, code, monkeypatch, capsys
+):
     """Three batches an epoch: in the middle of an epoch, at its end, in the second epoch."""
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     augmented = [*TINY, "--data.channel_shift", "20", "--test", "false"]
     augmented += ["--model.cosine", "true", "--model.warmup_steps", "2"]
     fit.main([*augmented, "--run_dir", "whole"])
 
     original = callbacks.History.on_train_batch_end
 
-    def press_ctrl_c(self, trainer, *args):
+    def interrupt(self, trainer, *args):
         original(self, trainer, *args)
         if trainer.global_step == step:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.History, "on_train_batch_end", press_ctrl_c)
-        with pytest.raises(SystemExit):
+        patch.setattr(callbacks.History, "on_train_batch_end", interrupt)
+        with pytest.raises(SystemExit) as ended:
             fit.main([*augmented, "--run_dir", "cut"])
+    assert ended.value.code == code
     assert "--ckpt_path last" in capsys.readouterr().out
     checkpoint = torch.load("cut/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == step
     fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
     assert_same_weights("whole", "cut")
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_last_without_a_run_says_so():
