@@ -77,11 +77,12 @@ def follow(
 ) -> Generator[int, None, None]:
     """Run a command with its output in the job's ``log.txt``; yields the epoch now and then.
 
-    Closing the iterator ends the run.
+    Closing the iterator ends the run, as an agent of W&B would: by SIGTERM, and SIGKILL where that
+    has not done within 30 s.
 
     Raises:
         RunFailed: the command ended with an error.
-        SystemExit: Ctrl-C.
+        SystemExit: Ctrl-C, or the run itself was told to stop (by SIGTERM).
     """
     with (job.folder / "log.txt").open("a", encoding="utf-8") as log:
         # The lock is handed on: should this process be killed, the run still holds it.
@@ -99,7 +100,7 @@ def follow(
                     pass
         except KeyboardInterrupt:
             process.wait()  # the run got the same Ctrl-C and is saving a checkpoint
-            sys.exit(f"stopped at {job.name}; the same command goes on there")
+            sys.exit(_stopped(job))
         except GeneratorExit:
             process.terminate()
             try:
@@ -111,6 +112,8 @@ def follow(
     if process.returncode:
         tail = (job.folder / "log.txt").read_text(encoding="utf-8").splitlines()[-5:]
         raise RunFailed("\n".join([f"{job.name}: {job.folder}/log.txt ends with", *tail]))
+    if not (job.folder / RESULTS).exists():
+        sys.exit(_stopped(job))
 
 
 @contextmanager
@@ -128,6 +131,10 @@ def alone(folder: Path) -> Iterator[int | None]:
             print(f"another process is training in {folder}; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
+
+
+def _stopped(job: Job) -> str:
+    return f"stopped at {job.name}; the same command goes on there"
 
 
 def _same_options(job: Job) -> None:

@@ -41,11 +41,12 @@ from lightning_modules.whole_files import whole_file, write_json
 
 PARAMETERS, ENDED = "parameters.yaml", "ended.json"
 SWEEP_ID = "local"
+STOPPED = "stopped"
 MAX_FAILURES = 3  # in a row
 
 
 class Trial(NamedTuple):
-    """One run of a sweep; ``state`` in W&B's words: running, finished, killed, failed."""
+    """One run of a sweep; ``state`` is running, finished, failed or stopped (by hyperband)."""
 
     number: int
     folder: Path
@@ -62,7 +63,8 @@ class Trial(NamedTuple):
         """As W&B's package wants it."""
         history = self.history(metric)
         return {
-            "name": str(self.number), "state": self.state,
+            "name": str(self.number),
+            "state": "killed" if self.state == STOPPED else self.state,
             "config": {name: {"value": value} for name, value in self.parameters.items()},
             "history": [{metric: value} for value in history],
             "summary_metrics": {metric: history[-1]} if history else {},
@@ -195,11 +197,17 @@ def run(trial: Trial, config: Mapping[str, Any], options: list[str], before: lis
                     continue
                 seen = epoch
                 if trial.number in ask("stop", config, [*others, trial.described(metric)]):
-                    state = "killed"
+                    state = STOPPED
                     break
     except RunFailed as error:
         console.print(str(error), style="red", markup=False)
         state = "failed"
+    if (folder / RESULTS).exists():  # it came to its end before it could be stopped
+        state = "finished"
+    if state == STOPPED:
+        history = trial.history(metric)
+        print(f"run {trial.number} stopped by hyperband after {len(history)} epochs, "
+              f"{metric} {history[-1]:.4g}", flush=True)  # fmt: skip
     if state != "finished":
         write_json(folder / ENDED, {"state": state})
     return trial._replace(state=state)

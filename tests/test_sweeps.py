@@ -10,6 +10,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tiny_run import TINY, rows
 
@@ -182,8 +183,10 @@ def test_a_search_keeps_what_is_there_stops_what_lags_and_ranks(trained, capsys)
     commands, with_proposer = trained
     with_proposer({2: 2})
     best = sweep.main([local_sweep(), "--count", "2", "--output", "out", "--data.blend", "0"])
-    assert best.number == 2 and best.state == "killed"
-    assert json.loads(Path("out/0002/ended.json").read_text()) == {"state": "killed"}
+    assert best.number == 2 and best.state == "stopped"
+    assert best.described("val/accuracy")["state"] == "killed"  # as W&B calls it
+    assert json.loads(Path("out/0002/ended.json").read_text()) == {"state": "stopped"}
+    assert "run 2 stopped by hyperband after 2 epochs" in capsys.readouterr().out
     assert commands[0][-5:] == ["--model.lr=0.1", "--data.blend", "0", "--run_dir", "out/0001"]
     with_proposer({})
     best = sweep.main([local_sweep(), "--count", "9", "--output", "out", "--data.blend", "0"])
@@ -192,7 +195,7 @@ def test_a_search_keeps_what_is_there_stops_what_lags_and_ranks(trained, capsys)
     table = list(csv.DictReader(Path("out/sweep.csv").open()))
     assert [row["run"] for row in table] == ["3", "2", "1"]
     assert [row["epochs"] for row in table] == ["5", "2", "5"]
-    assert [row["state"] for row in table] == ["finished", "killed", "finished"]
+    assert [row["state"] for row in table] == ["finished", "stopped", "finished"]
     assert float(table[1]["val/accuracy"]) == pytest.approx(0.21)
     assert "model.lr=0.3" in capsys.readouterr().out
 
@@ -258,6 +261,38 @@ def test_hyperband_stops_the_run_that_lags(ask):
     assert ask("stop", config, [*runs, {**running, "name": "9", "history": late}]) == [9]
     good = [{"val/accuracy": 0.8}] * 2
     assert ask("stop", config, [*runs, {**running, "name": "9", "history": good}]) == []
+
+
+@pytest.mark.slow
+def test_hyperband_ends_a_real_run_that_lags_and_spares_the_one_that_learns(ask, capsys):
+    config = read(FILES[0]) | {
+        "method": "grid", "parameters": {"model.lr": {"values": [1.0e-2, 1.0e-9]}},
+        "early_terminate": {"type": "hyperband", "min_iter": 3, "eta": 3},
+    }  # fmt: skip
+    Path("lr.yaml").write_text(yaml.safe_dump(config))
+    epochs = 40  # the last of which a run would reach long after it is told to stop
+    options = ["--data.limit_samples", "192", "--data.duration", "0.7", "--model.warmup_steps", "0",
+               "--model.network.hidden", "[32]", "--trainer.max_epochs", str(epochs),
+               "--trainer.enable_progress_bar", "false"]  # fmt: skip
+    command = ["lr.yaml", "--output", "out", *options]
+    assert sweep.main(command).number == 1
+    learns, lags = csv.DictReader(Path("out/sweep.csv").open())
+    assert (learns["run"], learns["state"], learns["epochs"]) == ("1", "finished", str(epochs))
+    assert (lags["run"], lags["state"]) == ("2", "stopped")
+    assert 3 <= int(lags["epochs"]) < epochs
+    assert f"run 2 stopped by hyperband after {lags['epochs']} epochs" in capsys.readouterr().out
+
+    folder = Path("out/0002")
+    assert Path("out/0001/results.json").exists() and not (folder / "results.json").exists()
+    assert "go on with --ckpt_path last" in (folder / "log.txt").read_text()
+    last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] >= int(lags["epochs"]) - 1
+    found = offline_wandb.read(folder)
+    assert len(found.history["val/accuracy"]) == int(lags["epochs"]) and found.exit_code == 0
+
+    before = Path("out/sweep.csv").read_text()
+    sweep.main(command)
+    assert Path("out/sweep.csv").read_text() == before  # neither is trained again
 
 
 @pytest.mark.slow
