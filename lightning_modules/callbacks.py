@@ -6,6 +6,7 @@ import csv
 import signal
 import statistics
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_modules import figures
 from lightning_modules.media import log_figure, sample_figures
@@ -136,6 +139,35 @@ class History(Callback):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+class GradientNorms(Callback):
+    """Logs the norm of each parameter's gradient before clipping, its mean over an epoch's steps.
+
+    Summed here and handed to Lightning once an epoch: its ``log`` costs ten times as much as the
+    norms themselves.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps: Counter[str] = Counter()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: Any, optimizer: Optimizer
+    ) -> None:
+        for name, parameter in pl_module.network.named_parameters():
+            if parameter.grad is not None:
+                norm = parameter.grad.norm()
+                self._sums[name] = self._sums[name] + norm if name in self._sums else norm
+                self._steps[name] += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log_dict({
+            f"gradient_norm/{name}": total / self._steps[name]
+            for name, total in self._sums.items()
+        })
+        self._sums.clear()
+        self._steps.clear()
 
 
 class Figures(Callback):

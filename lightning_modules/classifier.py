@@ -246,11 +246,6 @@ class SpikingClassifier(LightningModule):
         factor = self.lr_scale * self._lr_factor(self.trainer.global_step)
         for group, lr in zip(optimizer.param_groups, self._base_lrs, strict=True):
             group["lr"] = lr * factor
-        self.log_dict(
-            {f"gradient_norm/{name}": p.grad.norm() for name, p in self.network.named_parameters()
-             if p.grad is not None},
-            on_step=False, on_epoch=True, batch_size=1,
-        )  # fmt: skip
 
     def _lr_factor(self, step: int) -> float:
         linear = min(1.0, (step + 1) / max(self.warmup_steps, 1))

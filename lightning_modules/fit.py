@@ -21,7 +21,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 
 from lightning_modules import loggers, seeds, wandb_mode
-from lightning_modules.callbacks import Figures, History, Interrupt, ProgressBar, checkpoints
+from lightning_modules.callbacks import (
+    Figures,
+    GradientNorms,
+    History,
+    Interrupt,
+    ProgressBar,
+    checkpoints,
+)
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.configs_by_name import ConfigAction, config_folder, config_names
 from lightning_modules.data import SpokenDigits
@@ -128,6 +135,7 @@ class FitCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in options.plugins):
             options.plugins.append(WholeCheckpoints())
         options.callbacks += [
+            GradientNorms(),  # before the history, which writes what has been logged
             self.history,
             Figures(self.run, self.history),
             *checkpoints(self.run / CHECKPOINTS, monitor),

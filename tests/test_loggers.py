@@ -14,7 +14,7 @@ pytest.importorskip("lightning")
 
 import offline_wandb
 
-from lightning_modules import fit, loggers, media
+from lightning_modules import callbacks, fit, loggers, media
 
 SCALARS = {
     *(f"{stage}/{name}" for stage in ("train", "val", "test")
@@ -134,6 +134,21 @@ def test_gradient_norms_are_those_before_clipping():
     name = "gradient_norm/readout.weight"
     assert rows("free")[0][name] == rows("cut")[0][name]
     assert float(rows("cut")[0][name]) > 1e-3
+
+
+def test_gradient_norms_are_means_over_the_steps_of_an_epoch(monkeypatch):
+    name, norms = "readout.weight", []
+    original = callbacks.GradientNorms.on_before_optimizer_step
+
+    def noted(self, trainer, model, optimizer):
+        original(self, trainer, model, optimizer)
+        norms.append(model.network.get_parameter(name).grad.norm().item())
+
+    monkeypatch.setattr(callbacks.GradientNorms, "on_before_optimizer_step", noted)
+    fit.main([*TINY, "--test", "false"])
+    assert len(norms) == 6 and len(set(norms)) == 6
+    logged = [float(row[f"gradient_norm/{name}"]) for row in rows("runs/0001")]
+    assert logged == pytest.approx([np.mean(norms[:3]), np.mean(norms[3:])])
 
 
 def test_histograms_leave_out_what_is_not_finite():
