@@ -162,10 +162,8 @@ class GradientNorms(Callback):
                 self._steps[name] += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.log_dict({
-            f"gradient_norm/{name}": total / self._steps[name]
-            for name, total in self._sums.items()
-        })
+        means = {f"gradient_norm/{k}": total / self._steps[k] for k, total in self._sums.items()}
+        pl_module.log_dict(means, sync_dist=True)  # all processes have the same gradients
         self._sums.clear()
         self._steps.clear()
 
