@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     slow = ", ".join(name for name, peer in PEERS.items() if peer.slow)
     what.add_argument("--methods", nargs="+", choices=list(PEERS), default=list(DEFAULT),
                       metavar="NAME", help="of: " + ", ".join(PEERS) + " (default: all that are "
-                      f"installed but {slow}, which takes seconds per sample)")  # fmt: skip
+                      f"installed but {slow}, which take seconds per sample)")  # fmt: skip
     what.add_argument("--gradients", action="store_true",
                       help="relative error and cosine of each method's gradients, for the same "
                       "weights, against the exact solver in float64; at most 16 "

@@ -48,6 +48,14 @@ PEERS = {
     "jaxsnn": Peer(
         "jaxsnn EventProp (JAX)", "jaxsnn", "Jaxsnn", "jaxsnn", "jaxsnn", dense=False, slow=True
     ),
+    "eventax": Peer(
+        "eventax EventProp (JAX)", "eventax", "Eventax", "eventax", "eventax",
+        dense=False, slow=True,
+    ),
+    "exact-snn": Peer(
+        "exact-snn-nn", "exact_snn", "ExactSnn", "exact_snn", "exact-snn-nn",
+        dense=False, slow=True,
+    ),
 }
 OURS = ("grid", "grid-delays", "exact")
 BASELINE = "snntorch"

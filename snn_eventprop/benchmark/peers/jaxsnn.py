@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...events import SpikeEvents
 from ..cases import TAU_SYN, Case, draw_weights
 from .base import Network
+from .on_jax import cross_entropy, jax, jnp, response, timed  # before jaxsnn, which imports JAX
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-if hasattr(os, "sched_setaffinity"):
-    # XLA takes a thread for each processor it may run on.
-    _free = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, _free[: torch.get_num_threads()])
-
-import jax
-import jax.numpy as jnp
+# isort: split
 from jaxsnn.event.modules import LIF, Linear, Source
 from jaxsnn.event.modules.lif.lif import LIFParameters
 from jaxsnn.event.topology import Topology
@@ -65,10 +55,9 @@ class Jaxsnn(Network):
 
         def loss(parameters: Any, output: Any, spikes: Any, target: Any) -> Any:
             hidden = hidden_spikes(parameters, spikes)
-            worth = jnp.where(hidden.internal, _response(hidden.time, case.duration), 0.0)
+            worth = jnp.where(hidden.internal, response(hidden.time, case.duration, TAU_MEM), 0.0)
             logits = jnp.einsum("bs,obs->bo", worth, output[:, hidden.idx])
-            chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, None], axis=1)
-            return -chosen.mean()
+            return cross_entropy(logits, target)
 
         self._loss = jax.jit(loss)
         self._step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), allow_int=True))
@@ -94,23 +83,7 @@ class Jaxsnn(Network):
 
     def step(self, encoded: Any, target: Tensor) -> tuple[float, float]:
         arguments = self.parameters, self.output, encoded, jnp.asarray(target.numpy())
-        start = perf_counter()
-        jax.block_until_ready(self._loss(*arguments))
-        middle = perf_counter()
-        jax.block_until_ready(self._step(*arguments))
-        return middle - start, perf_counter() - middle
+        return timed(self._loss, self._step, *arguments)[:2]
 
     def gradients(self) -> dict[str, Tensor]:
         raise NotImplementedError(self.differs)
-
-
-def _response(time: Any, duration: float) -> Any:
-    """(1/T) integral over t..T of exp(-s/T) times the membrane after one spike at ``time``."""
-    rest = duration - time
-
-    def decayed(tau: float) -> Any:
-        rate = 1 / tau + 1 / duration
-        return (1 - jnp.exp(-rest * rate)) / rate
-
-    scale = TAU_SYN / (TAU_MEM - TAU_SYN) / duration
-    return jnp.exp(-time / duration) * scale * (decayed(TAU_MEM) - decayed(TAU_SYN))

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...events import SpikeEvents
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
 from .base import Network
+from .on_jax import cross_entropy, jax, jnp, timed  # before Spyx, which imports JAX
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or its memory is all of it
-if hasattr(os, "sched_setaffinity"):
-    # XLA takes a thread for each processor it may run on.
-    _free = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, _free[: torch.get_num_threads()])
-
-import jax
-import jax.numpy as jnp
+# isort: split
 import spyx.nn
 from flax import nnx
 
@@ -54,8 +44,7 @@ class Spyx(Network):
         def loss(first: Any, parameters: Any, raster: Any, target: Any) -> Any:
             trace, _ = spyx.nn.run(nnx.merge(graph, parameters), raster @ first)
             logits = jnp.einsum("t,tbo->bo", weight, trace)
-            chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, None], axis=1)
-            return -chosen.mean()
+            return cross_entropy(logits, target)
 
         def mean_spikes(first: Any, parameters: Any, raster: Any) -> Any:
             spikes, _ = spyx.nn.run(nnx.merge(hidden_graph, parameters), raster @ first)
@@ -76,11 +65,7 @@ class Spyx(Network):
 
     def step(self, encoded: Any, target: Tensor) -> tuple[float, float]:
         arguments = self.first, self.parameters, encoded, jnp.asarray(target.numpy())
-        start = perf_counter()
-        jax.block_until_ready(self._loss(*arguments))
-        middle = perf_counter()
-        jax.block_until_ready(self._step(*arguments))
-        return middle - start, perf_counter() - middle
+        return timed(self._loss, self._step, *arguments)[:2]
 
     def gradients(self) -> dict[str, Tensor]:
         raise NotImplementedError("its readout is another one")
