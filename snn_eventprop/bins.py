@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._numbers import positive
 from ._operator import operator
 from .backends import cpu_bins
 from .backends.threads import over_samples
@@ -17,15 +18,9 @@ _EDGE = 0.01
 _PIECE = 2**14  # times per piece of work
 
 
-def check_dt(dt: float) -> None:
-    if not (math.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt must be a positive time in seconds, got {dt!r}")
-
-
 def num_bins(duration: float, dt: float) -> int:
     """Number of bins of width ``dt`` (s) that cover ``duration`` (s), at least one."""
-    check_dt(dt)
-    bins = max(math.ceil(duration / dt - _EDGE), 1)
+    bins = max(math.ceil(duration / positive("dt", dt, "time in seconds") - _EDGE), 1)
     if bins >= 2**31:
         raise ValueError(
             f"dt={dt} s cuts duration={duration} s into {bins} bins, of which 2**31 - 1 can be "

@@ -209,17 +209,32 @@ def membrane_at(
     state steps from one requested time to the next. The cost is that of events plus times.
 
     Args:
-        times: [Q] ascending, in seconds.
+        times: [Q] ascending, in seconds, in [0, duration].
         events: input spikes of N units; times in seconds, differentiable.
         weight: [O, N].
         tau_mem, tau_syn: seconds, scalar or [O].
 
     Raises:
-        ValueError: times that do not ascend, or are not 1-d.
+        TypeError: times that are no tensor.
+        ValueError: times that are not 1-d, do not ascend, or are not in [0, duration].
     """
+    if not isinstance(times, Tensor):
+        raise TypeError(f"times must be a tensor [Q] (seconds), got {type(times).__name__}")
     at = times.detach().double()
-    if at.ndim != 1 or bool((at.diff() < 0).any()):
-        raise ValueError(f"times must be 1-d and ascend, got shape {tuple(times.shape)}")
+    if at.ndim != 1:
+        raise ValueError(f"times must be 1-d, got shape {tuple(times.shape)}")
+    # A float32 copy of the duration may round above the float64 one. NaN is in no interval.
+    if not bool(((at >= 0) & (at <= events.duration * (1 + 1e-6))).all()):
+        raise ValueError(
+            f"times must be in [0, duration={events.duration:g}] s, got {at.min().item():g} to "
+            f"{at.max().item():g}"
+        )
+    falls = (at.diff() < 0).nonzero()
+    if falls.numel():
+        e = int(falls[0])
+        raise ValueError(
+            f"times must ascend, got {at[e].item():g} s before {at[e + 1].item():g} s; sort them"
+        )
     batch, outputs, queries = len(events), weight.shape[0], at.numel()
     tau_mem, tau_syn = (tau.expand(outputs) for tau in (tau_mem.double(), tau_syn.double()))
     start = events.times.double()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .bins import bin_of, check_dt, num_bins
+from ._numbers import positive
+from .bins import bin_of, num_bins
 
 
 def _check_integers(name: str, value: Tensor) -> None:
@@ -97,10 +98,9 @@ class SpikeEvents:
                     f"{name} is on {value.device} but times is on {times.device}; "
                     "move them to one device"
                 )
-        if self.num_units != int(self.num_units) or self.num_units < 1:
-            raise ValueError(f"num_units must be an integer, at least 1, got {self.num_units}")
-        if not (math.isfinite(self.duration) and self.duration > 0):
-            raise ValueError(f"duration must be a positive time in seconds, got {self.duration}")
+        if not isinstance(self.num_units, Integral) or self.num_units < 1:
+            raise ValueError(f"num_units must be an integer, at least 1, got {self.num_units!r}")
+        positive("duration", self.duration, "time in seconds")
         total = times.numel()
         if offsets.ndim != 1 or offsets.numel() < 1:
             raise ValueError(
@@ -167,7 +167,15 @@ class SpikeEvents:
             raise ValueError(f"outside must be 'raise' or 'drop', got {outside!r}")
         dtype = dtype or torch.get_default_dtype()
         all_times, all_units, offsets = [], [], [0]
-        for index, (times, units) in enumerate(samples):
+        for index, sample in enumerate(samples):
+            try:
+                times, units = sample
+                len(times), len(units)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"sample {index} must be a pair of lists (times, units), got {sample!r:.60}; "
+                    "one sample is given as [(times, units)]"
+                ) from error
             t = torch.as_tensor(times, dtype=torch.float64).flatten()
             u = torch.as_tensor(units).flatten()
             if u.numel() == 0:
@@ -193,6 +201,38 @@ class SpikeEvents:
         )
 
     @classmethod
+    def cat(cls, batches: Sequence[SpikeEvents]) -> SpikeEvents:
+        """One batch of all samples of several; also a ``collate_fn`` for data sets of events.
+
+        Raises:
+            ValueError: no batch, or batches of different ``num_units`` or ``duration``.
+        """
+        if not batches:
+            raise ValueError("there are no batches to put together")
+        first = batches[0]
+        for index, other in enumerate(batches):
+            for name in ("num_units", "duration"):
+                if getattr(other, name) != getattr(first, name):
+                    raise ValueError(
+                        f"batches must have one {name}, got {getattr(first, name)} in batch 0 and "
+                        f"{getattr(other, name)} in batch {index}"
+                    )
+        counts = torch.cat([batch.offsets.diff() for batch in batches])
+        marked = [
+            torch.ones_like(batch.times) if batch.marks is None else batch.marks
+            for batch in batches
+        ]
+        return cls(
+            torch.cat([batch.times for batch in batches]),
+            torch.cat([batch.units for batch in batches]),
+            torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            first.num_units,
+            first.duration,
+            None if all(batch.marks is None for batch in batches) else torch.cat(marked),
+            validate=False,
+        )
+
+    @classmethod
     def from_dense(cls, raster: Tensor, dt: float) -> SpikeEvents:
         """Events of a raster ``[T, B, N]`` of 0, 1 or small counts; bin k is stamped ``k dt``.
 
@@ -206,7 +246,7 @@ class SpikeEvents:
                 f"{tuple(raster.shape)}"
             )
         steps, batch, num_units = raster.shape
-        check_dt(dt)
+        dt = positive("dt", dt, "time in seconds")
         counts = raster.detach().transpose(0, 1)
         index = counts.nonzero()
         repeats = counts[tuple(index.T)]
@@ -229,7 +269,10 @@ class SpikeEvents:
         return cls(times, index[:, 2], offsets, num_units, steps * dt, validate=False)
 
     def to_dense(self, dt: float, dtype: torch.dtype | None = None) -> Tensor:
-        """Spike counts per bin, ``[T, B, N]`` with T = ceil(duration / dt)."""
+        """Spike counts per bin, ``[T, B, N]`` with T = ceil(duration / dt).
+
+        They carry no gradient; ``layer(raster)`` returns rasters that do.
+        """
         steps = num_bins(self.duration, dt)
         raster = torch.zeros(
             (steps, len(self), self.num_units),
@@ -356,3 +399,7 @@ class SpikeEvents:
             f"SpikeEvents({len(self)} samples, {self.times.numel()} events, "
             f"{self.num_units} units, {self.duration:g} s, {dtype}, {self.times.device})"
         )
+
+
+# ``torch.load`` reads what ``torch.save`` wrote of them, without trust in other code.
+torch.serialization.add_safe_globals([SpikeEvents])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _report, closed_form, op, op_exact
-from .bins import bin_of, check_dt, num_bins
+from ._numbers import nonnegative, positive
+from .bins import bin_of, num_bins
 from .delays import check_max_delay, within
 from .diagnostics import LayerRecord
 from .discretisation import exponential
@@ -60,8 +61,7 @@ class _Neurons(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        check_dt(dt)
-        self.dt = float(dt)
+        self.dt = positive("dt", dt, "time in seconds")
         dtype = dtype or torch.get_default_dtype()
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
@@ -89,13 +89,41 @@ class _Neurons(nn.Module):
 
     @property
     def tau_mem(self) -> Tensor:
-        """Membrane time constant in seconds, scalar or per neuron."""
+        """Membrane time constant in seconds, scalar or per neuron. What is assigned is kept as
+        ``log_tau_mem``."""
         return self.log_tau_mem.double().exp()
+
+    @tau_mem.setter
+    def tau_mem(self, value: float | Tensor) -> None:
+        self._assign("tau_mem", value)
 
     @property
     def tau_syn(self) -> Tensor:
-        """Synaptic time constant in seconds, scalar or per neuron."""
+        """Synaptic time constant in seconds, likewise, as ``log_tau_syn``."""
         return self.log_tau_syn.double().exp()
+
+    @tau_syn.setter
+    def tau_syn(self, value: float | Tensor) -> None:
+        self._assign("tau_syn", value)
+
+    @torch.no_grad()
+    def _assign(self, name: str, value: float | Tensor) -> None:
+        logarithm = getattr(self, f"log_{name}")
+        new = _positive(name, value, " (seconds)").log()
+        if new.ndim and new.shape != logarithm.shape:
+            raise ValueError(
+                f"{name} must be a number or have shape {list(logarithm.shape)}, got shape "
+                f"{tuple(new.shape)}"
+            )
+        logarithm.copy_(new.expand(logarithm.shape))
+
+    def _check_time_constants(self) -> None:
+        """Raise if they have become NaN or infinite. Nobody waits for a GPU here."""
+        if not torch.compiler.is_compiling() and self.log_tau_mem.device.type == "cpu":
+            op.check_finite(
+                op.DIVERGED,
+                log_tau_mem=self.log_tau_mem.detach(), log_tau_syn=self.log_tau_syn.detach(),
+            )  # fmt: skip
 
     def _coefficients(self, size: int, dtype: torch.dtype, threshold: Tensor) -> Tensor:
         """Rows s, c, m, threshold of the grid kernel, [4, size]."""
@@ -131,11 +159,7 @@ class _SpikingNeurons(_Neurons):
     ) -> None:
         learn = {"tau_mem": learn_tau_mem, "tau_syn": learn_tau_syn, "threshold": learn_threshold}
         super().__init__(size, tau_mem, tau_syn, threshold, learn, dt, device, dtype)
-        if not (math.isfinite(grazing_guard) and grazing_guard >= 0):
-            raise ValueError(
-                f"grazing_guard must be 0 (off) or a positive number, got {grazing_guard!r}"
-            )
-        self.grazing_guard = float(grazing_guard)
+        self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
         self._record: LayerRecord | None = None
         self._seen: tuple[int, int | None] | None = None
 
@@ -159,6 +183,7 @@ class _SpikingNeurons(_Neurons):
     def _run_grid(
         self, events: op.Events, steps: int, weight: Tensor, size: int, **inputs: Any
     ) -> op.GridSpikes:
+        self._check_time_constants()
         coefficients = self._coefficients(size, weight.dtype, self._checked_threshold())
         # The slope per bin of V' = guard * threshold / tau_mem, for which 1 - m stands.
         floor = self.grazing_guard * (coefficients[3] * (1 - coefficients[2])).detach()
@@ -220,8 +245,10 @@ class EventPropLIF(_SpikingNeurons):
     Shapes:
         ``SpikeEvents`` of B samples -> ``SpikeEvents`` with ``out_features`` units, whose times
         and marks carry gradients; or raster ``[T, B, in_features]`` -> ``[T, B,
-        out_features]``. ``weight`` is ``[out_features, in_features]`` and ``recurrent_weight``
-        ``[post, pre]``, as in ``torch.nn``.
+        out_features]``. Gradients of both agree but for spikes of the last bin, which as events
+        feel that the recording ends, and in a raster do not. ``weight`` is
+        ``[out_features, in_features]`` and ``recurrent_weight`` ``[post, pre]``, as in
+        ``torch.nn``.
 
     Raises:
         ValueError: time constants, threshold, dt or max_delay that are not positive, wrong shapes,
@@ -287,14 +314,12 @@ class EventPropLIF(_SpikingNeurons):
             raise ValueError(
                 f'max_delay={max_delay!r} needs solver="grid": the exact solver has no delays'
             )
-        if not max_rate > 0:
-            raise ValueError(f"max_rate must be positive (spikes per second), got {max_rate!r}")
         self.in_features = in_features
         self.out_features = out_features
         self.recurrent = recurrent
         self.recurrent_diagonal = recurrent_diagonal
         self.solver = solver
-        self.max_rate = float(max_rate)
+        self.max_rate = positive("max_rate", max_rate, "number of spikes per second")
         self.weight = nn.Parameter(
             torch.empty(out_features, in_features, device=device, dtype=dtype)
         )
@@ -408,6 +433,7 @@ class EventPropLIF(_SpikingNeurons):
                 'with SpikeEvents.from_dense(raster, dt), or use solver="grid"'
             )
         _check_units(self, events)
+        self._check_time_constants()
         size, dtype = self.out_features, self.weight.dtype
         threshold = self._checked_threshold().expand(size)
         tau_mem, tau_syn = self.tau_mem, self.tau_syn
@@ -573,6 +599,7 @@ class EventPropLI(_Neurons):
             steps = input.shape[0]
             events = op.dense_events(input, self.weight.dtype)
             raster = _wanted(input, self.weight.dtype)
+        self._check_time_constants()
         never = self.weight.new_full((), math.inf)
         coefficients = self._coefficients(self.out_features, self.weight.dtype, never)
         zero = torch.zeros_like(coefficients[0]).detach()
@@ -588,6 +615,7 @@ class EventPropLI(_Neurons):
                 "with SpikeEvents.from_dense(raster, dt), or call the readout itself"
             )
         _check_units(self, events)
+        self._check_time_constants()
         # Nobody waits for a GPU here: the layer before this one finds out in the next step.
         if not torch.compiler.is_compiling() and self.weight.device.type == "cpu":
             op.check_finite(op.DIVERGED, weight=self.weight.detach())
@@ -597,7 +625,11 @@ class EventPropLI(_Neurons):
 
         Args:
             events: input spikes; their times receive gradients.
-            times: ``[Q]`` ascending, in seconds.
+            times: ``[Q]`` ascending, in seconds, in [0, duration].
+
+        Raises:
+            TypeError: ``times`` is no tensor, ``events`` are no events.
+            ValueError: times that are not 1-d, do not ascend, or are not in [0, duration].
         """
         self._check_closed_form(events)
         return closed_form.membrane_at(times, events, self.weight, self.tau_mem, self.tau_syn)

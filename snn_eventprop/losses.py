@@ -22,13 +22,13 @@ with EventProp in spiking neural networks", Neuromorph. Comput. Eng. 5 (2025).
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._numbers import nonnegative, positive
 from .events import SpikeEvents
 
 __all__ = [
@@ -58,7 +58,7 @@ class ClassificationLoss(nn.Module):
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
-        self.scale = _positive("scale", scale)
+        self.scale = positive("scale", scale)
 
     def logits(self, readout: Any) -> Tensor:
         """Class scores ``[B, O]``; the largest is the predicted class."""
@@ -181,7 +181,7 @@ class SigmoidLoss(_WeightedAverageLoss):
     def __init__(self, midpoint: float = 0.5, width: float = 0.2, scale: float = 1.0) -> None:
         super().__init__(scale)
         self.midpoint = float(midpoint)
-        self.width = _positive("width", width)
+        self.width = positive("width", width)
 
     def weight(self, phase: Tensor) -> Tensor:
         return torch.sigmoid((self.midpoint - phase) / self.width)
@@ -261,11 +261,9 @@ class FirstSpikeLoss(ClassificationLoss):
 
     def __init__(self, tau_0: float = 0.02, tau_1: float = 0.2, alpha: float = 3e-3) -> None:
         super().__init__()
-        self.tau_0 = _positive("tau_0", tau_0)
-        self.tau_1 = _positive("tau_1", tau_1)
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise ValueError(f"alpha must be 0 or a positive number, got {alpha!r}")
-        self.alpha = float(alpha)
+        self.tau_0 = positive("tau_0", tau_0)
+        self.tau_1 = positive("tau_1", tau_1)
+        self.alpha = nonnegative("alpha", alpha)
 
     def logits(self, readout: SpikeEvents) -> Tensor:
         if not isinstance(readout, SpikeEvents):
@@ -289,12 +287,6 @@ class FirstSpikeLoss(ClassificationLoss):
 
     def extra_repr(self) -> str:
         return f"tau_0={self.tau_0:g}, tau_1={self.tau_1:g}, alpha={self.alpha:g}"
-
-
-def _positive(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return float(value)
 
 
 def _checked_trace(trace: Tensor) -> Tensor:

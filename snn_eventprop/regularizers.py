@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
+
+from ._numbers import nonnegative, positive
 
 
 class SpikeCountRegularizer(nn.Module):
@@ -24,7 +24,8 @@ class SpikeCountRegularizer(nn.Module):
         strength: k, dimensionless: every neuron at twice its target costs k/2. 0 switches off.
 
     Shapes:
-        counts ``[B, N]`` (``SpikeEvents.counts()``, or ``raster.sum(0)``) -> scalar.
+        counts ``[B, N]`` (``SpikeEvents.counts()``) -> scalar. A raster summed over time has the
+        same numbers and no gradient: they stay the same where spikes move.
 
     Raises:
         ValueError: a target that is not positive, a negative strength, counts that are not 2-d.
@@ -44,12 +45,8 @@ class SpikeCountRegularizer(nn.Module):
 
     def __init__(self, target: float = 14.0, strength: float = 4e-3) -> None:
         super().__init__()
-        if not (math.isfinite(target) and target > 0):
-            raise ValueError(f"target must be a positive number of spikes, got {target!r}")
-        if not (math.isfinite(strength) and strength >= 0):
-            raise ValueError(f"strength must be 0 or a positive number, got {strength!r}")
-        self.target = float(target)
-        self.strength = float(strength)
+        self.target = positive("target", target, "number of spikes")
+        self.strength = nonnegative("strength", strength)
 
     def forward(self, counts: Tensor) -> Tensor:
         if counts.ndim != 2 or 0 in counts.shape:

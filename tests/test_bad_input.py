@@ -68,8 +68,46 @@ def test_dt_must_be_a_positive_time(layer, dt):
 
 @pytest.mark.parametrize("guard", [-0.1, math.nan, math.inf])
 def test_guard_must_be_finite(guard):
-    with pytest.raises(ValueError, match=r"grazing_guard must be 0 \(off\) or a positive.*got"):
+    with pytest.raises(ValueError, match=r"grazing_guard must be 0 or a positive number, got"):
         EventPropLIF(3, 2, grazing_guard=guard)
+
+
+@pytest.mark.parametrize("name", ["dt", "grazing_guard", "max_rate"])
+@pytest.mark.parametrize("value", ["1ms", None, [1.0]], ids=repr)
+def test_what_is_no_number_is_named(name, value):
+    with pytest.raises(TypeError, match=rf"{name} must be a .*, got {re.escape(repr(value))}"):
+        EventPropLIF(3, 2, **{name: value})
+
+
+@pytest.mark.parametrize("solver", ["grid", "exact"])
+@pytest.mark.parametrize("name", ["log_tau_mem", "log_tau_syn"])
+def test_no_solver_runs_with_time_constants_that_diverged(solver, name):
+    events = SpikeEvents.from_list([([0.01], [0])], num_units=3, duration=0.1)
+    layer = EventPropLIF(3, 2, learn_tau_mem=True, learn_tau_syn=True, solver=solver)
+    readout = EventPropLI(3, 2)
+    at = torch.tensor([0.05])
+    for module in (layer, readout):
+        getattr(module, name).data.view(-1)[0] = math.nan
+    for run in (layer, readout, readout.integral, lambda x: readout.sample(x, at)):
+        with pytest.raises(ValueError, match=f"{name} holds 1 NaN.* lower the learning rate"):
+            run(events)
+
+
+@pytest.mark.parametrize(
+    "times, error, words",
+    [
+        ([0.05], TypeError, "times must be a tensor.*list"),
+        (torch.tensor([[0.05]]), ValueError, r"1-d, got shape \(1, 1\)"),
+        (torch.tensor([0.05, 0.02]), ValueError, "must ascend, got 0.05 s before 0.02 s; sort"),
+        (torch.tensor([-1.0, 0.05]), ValueError, r"in \[0, duration=0.1\] s, got -1 to 0.05"),
+        (torch.tensor([0.05, 5.0]), ValueError, "got 0.05 to 5"),
+        (torch.tensor([0.05, math.nan]), ValueError, "got nan"),
+    ],
+)
+def test_times_of_samples_are_checked(times, error, words):
+    events = SpikeEvents.from_list([([0.01], [0])], num_units=3, duration=0.1)
+    with pytest.raises(error, match=words):
+        EventPropLI(3, 2).sample(events, times)
 
 
 @pytest.mark.parametrize("size", [0, -1, 3.0, "3", None], ids=repr)
@@ -143,7 +181,7 @@ def test_weights_whose_sum_overflows_are_not_refused():
 def test_time_constants_that_diverged_are_named(layer, name):
     module = LAYERS[layer](learn_tau_mem=True, learn_tau_syn=True)
     getattr(module, name).data[1] = math.nan
-    with pytest.raises(ValueError, match=r"time_constants holds .* NaN or infinite"):
+    with pytest.raises(ValueError, match=rf"{name} holds 1 NaN or infinite"):
         module(raster() if layer != "neuron" else raster()[..., :2])
 
 
@@ -200,13 +238,6 @@ def test_other_kinds_of_input_are_named(layer):
         LAYERS[layer]()(raster() * 1j)
     with pytest.raises(TypeError, match=r"closed form reads SpikeEvents, got Tensor.*from_dense"):
         EventPropLI(3, 2).integral(raster())
-
-
-def test_sample_times_ascend():
-    with pytest.raises(ValueError, match=r"times must be 1-d and ascend"):
-        EventPropLI(3, 2).sample(events(), torch.tensor([0.2, 0.1]))
-    with pytest.raises(ValueError, match=r"times must be 1-d and ascend, got shape \(1, 2\)"):
-        EventPropLI(3, 2).sample(events(), torch.tensor([[0.1, 0.2]]))
 
 
 # Devices

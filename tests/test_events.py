@@ -109,6 +109,8 @@ def test_empty_batch_and_empty_samples():
         ({"times": torch.tensor([0.1, 0.2, torch.inf])}, ValueError, "infinite"),
         ({"num_units": 0}, ValueError, "num_units must be.*at least 1, got 0"),
         ({"num_units": 2.5}, ValueError, r"num_units must be an integer.*2\.5"),
+        ({"num_units": None}, ValueError, "num_units must be an integer.*None"),
+        ({"duration": "1"}, TypeError, "duration must be a time in seconds, got '1'"),
         ({"duration": 0.0}, ValueError, r"duration must be a positive time.*got 0\.0"),
         ({"duration": -1}, ValueError, "duration must be a positive time.*got -1"),
         ({"duration": torch.nan}, ValueError, "duration must be a positive time.*got nan"),
@@ -397,3 +399,40 @@ def test_counts_of_plain_events_have_no_gradient():
     events = three_samples()
     events.times.requires_grad_()
     assert not events.counts().requires_grad
+
+
+def test_batches_are_put_together():
+    one = SpikeEvents.from_list([([0.1, 0.2], [0, 1]), ([], [])], num_units=2, duration=1.0)
+    marked = one[:1]
+    marked.marks = torch.ones(2, requires_grad=True)
+    both = SpikeEvents.cat([one, marked, one[:0]])
+    assert len(both) == 3 and both.offsets.tolist() == [0, 2, 2, 4]
+    assert torch.equal(both.counts(), torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]))
+    assert both.counts().requires_grad and SpikeEvents.cat([one, one]).marks is None
+    loader = torch.utils.data.DataLoader(
+        [one[0], one[1], one[0]], batch_size=2, collate_fn=SpikeEvents.cat
+    )
+    assert [len(batch) for batch in loader] == [2, 1]
+
+
+def test_batches_that_do_not_fit_together_are_named():
+    one = SpikeEvents.from_list([([0.1], [0])], num_units=2, duration=1.0)
+    with pytest.raises(ValueError, match="no batches"):
+        SpikeEvents.cat([])
+    for change in ({"num_units": 3}, {"duration": 2.0}):
+        size = {"num_units": 2, "duration": 1.0} | change
+        other = SpikeEvents.from_list([([0.1], [0])], **size)
+        with pytest.raises(ValueError, match=f"one {next(iter(change))}, got .* in batch 1"):
+            SpikeEvents.cat([one, other])
+
+
+def test_one_sample_without_its_list_is_named():
+    with pytest.raises(TypeError, match=r"sample 0 must be a pair of lists.*\[\(times, units\)\]"):
+        SpikeEvents.from_list(([0.1, 0.2], [0, 1]), num_units=2, duration=1.0)
+
+
+def test_torch_load_reads_what_torch_save_wrote(tmp_path):
+    events = SpikeEvents.from_list([([0.1], [0])], num_units=2, duration=1.0)
+    torch.save(events, tmp_path / "events.pt")
+    read = torch.load(tmp_path / "events.pt", weights_only=True)
+    assert torch.equal(read.times, events.times) and read.duration == 1.0

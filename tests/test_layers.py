@@ -250,6 +250,21 @@ def test_per_neuron_constants_act_on_their_neuron():
     assert len({tuple(s) for s in spikes.sum(0).T.tolist()}) == 3
 
 
+@pytest.mark.parametrize("name", ["tau_mem", "tau_syn"])
+def test_time_constants_can_be_assigned(name):
+    layer = EventPropLIF(2, 3, learn_tau_mem=True, learn_tau_syn=True)
+    parameter = getattr(layer, f"log_{name}")
+    setattr(layer, name, 0.01)
+    torch.testing.assert_close(getattr(layer, name), torch.full((3,), 0.01).double())
+    setattr(layer, name, torch.tensor([0.01, 0.02, 0.03]))
+    torch.testing.assert_close(getattr(layer, name), torch.tensor([0.01, 0.02, 0.03]).double())
+    assert getattr(layer, f"log_{name}") is parameter and parameter.requires_grad
+    with pytest.raises(ValueError, match=rf"{name} must be positive \(seconds\), got -1"):
+        setattr(layer, name, -1)
+    with pytest.raises(ValueError, match=rf"{name} must be a number or have shape \[3\].*\(2,\)"):
+        setattr(layer, name, torch.ones(2))
+
+
 def test_integers_are_legal_time_constants():
     layer = EventPropLIF(2, 2, tau_mem=1, tau_syn=2, threshold=3, dt=1)
     assert layer.tau_mem.item() == pytest.approx(1.0) and layer.threshold.dtype == torch.float32

@@ -58,5 +58,5 @@ def test_gradients_reach_event_times_weights_and_time_constants():
 
 def test_times_that_do_not_ascend_are_refused():
     _, events, readout, _ = make_case()
-    with pytest.raises(ValueError, match="times must be 1-d and ascend"):
+    with pytest.raises(ValueError, match=r"times must ascend, got 0\.02 s before 0\.01 s"):
         readout.sample(events, torch.tensor([0.02, 0.01]))
