@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .deferred import (
     REPEATABLE,
@@ -34,6 +35,7 @@ from .deferred import (
     node_of,
 )
 from .drive import LinearDrive
+from .snapshot import Snapshot
 
 # Functions that treat every sample alone, and the number of dimensions for which they do (0: any):
 # all steps may go through them at once, as so many samples more.
@@ -371,6 +373,9 @@ def fused_class(cls: type) -> type:
             return plain(*args, **kwargs)
         if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
             return plain(*args, **kwargs)
+        # A lazy layer changes class in its first call, which could not be undone.
+        if any(is_lazy(value) for value in (*self.parameters(), *self.buffers())):
+            return plain(*args, **kwargs)
         return _run(self, plain, args, kwargs)
 
     made = type(cls.__name__, (_OverTime, cls), {"forward": forward, "_unfused": cls})
@@ -379,25 +384,37 @@ def fused_class(cls: type) -> type:
 
 
 def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
-    neurons = [module for module in model.modules() if hasattr(module, "_run_chain")]
-    saved = [neuron._kept() for neuron in neurons]
-    chance = torch.get_rng_state()
-    record = FusingRecorder()
+    before = Snapshot(model)
     try:
-        with record:
-            result = plain(*mapped(record.defer, args), **mapped(record.defer, kwargs))
-        held = _held(model)
-        result, values = record.results((result, [value for *_, value in held]))
+        record, result = _layer_by_layer(model, plain, args, kwargs)
     except Exception as error:
-        # Whatever it is, the forward pass as written decides; its own errors are raised by it.
-        for neuron, state in zip(neurons, saved, strict=True):
-            neuron._keep(state)
-        torch.set_rng_state(chance)
-        result = plain(*args, **kwargs)
-        model._give_up(str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
+    else:
+        _note(model, record)
         return result
+    # Whatever the error was, the forward pass as written decides; its own errors are raised by it,
+    # out here, where nothing that the attempt has made is held any longer.
+    before.restore()
+    result = plain(*args, **kwargs)
+    model._give_up(reason)
+    return result
+
+
+def _layer_by_layer(
+    model: Any, plain: Callable, args: tuple, kwargs: dict
+) -> tuple[FusingRecorder, Any]:
+    record = FusingRecorder()
+    with record:
+        result = plain(*mapped(record.defer, args), **mapped(record.defer, kwargs))
+    held = _held(model)
+    result, values = record.results((result, [value for *_, value in held]))
     for (module, name, _), value in zip(held, values, strict=True):
         setattr(module, name, value)
+    return record, result
+
+
+def _note(model: Any, record: FusingRecorder) -> None:
+    """Tell the user, through ``fusion``, what has run at once."""
     if record.sequences or any(len(chain.outputs) > 1 for chain in record.chains):
         model._idle = 0
     else:
@@ -409,7 +426,6 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
         f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps{chain.remark}"
         for chain in record.chains
     ) or f"{record.sequences} sequences"
-    return result
 
 
 def _held(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:

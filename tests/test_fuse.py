@@ -537,3 +537,73 @@ def test_two_fused_passes_before_one_backward():
         return torch.autograd.grad(loss, model.fc1.weight)[0]
 
     torch.testing.assert_close(gradient(fused), gradient(stepped), rtol=1e-4, atol=1e-4)
+
+
+class Recording(nn.Module):
+    """Keeps buffers, lists and counters, and feeds back, which cannot be fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(5, 4), nn.BatchNorm1d(4, momentum=None)
+        self.a, self.b = snntorch.Leaky(beta=0.9), snntorch.Leaky(beta=0.9)
+        self.register_buffer("seen", torch.zeros(4))
+        self.steps, self.spikes, self.by_layer = 0, [], {"a": [], "b": []}
+
+    def forward(self, x):
+        mem1, mem2 = self.a.reset_mem(), self.b.reset_mem()
+        back = torch.zeros(x.shape[1], 4)
+        for current in x:
+            spk, mem1 = self.a(3 * self.norm(self.fc(current)) + back, mem1)
+            back, mem2 = self.b(spk, mem2)
+            self.steps += 1
+            self.seen = self.seen + self.norm.running_mean
+            self.spikes.append(back)
+            self.by_layer["a"].append(spk)
+        return torch.stack(self.spikes[-len(x) :])
+
+
+def test_what_an_abandoned_attempt_changed_on_modules_is_undone():
+    torch.manual_seed(0)
+    stepped, fused = _swapped(Recording())
+    shared = fused.spikes
+    x = torch.rand(STEPS, BATCH, 5)
+    results = [stepped(x)]
+    with pytest.warns(UserWarning, match="feeds back"):
+        results.append(fused(x))
+    assert torch.equal(*results) and results[0].sum() > 0
+    assert fused.steps == STEPS and int(fused.norm.num_batches_tracked) == STEPS
+    for (name, one), other in zip(stepped.named_buffers(), fused.buffers(), strict=True):
+        assert torch.equal(one, other), name
+    assert fused.spikes is shared and len(shared) == STEPS
+    assert torch.equal(torch.stack(shared), results[0])
+    assert torch.equal(torch.stack(fused.by_layer["a"]), torch.stack(stepped.by_layer["a"]))
+
+
+def test_undoing_an_attempt_leaves_earlier_graphs_whole():
+    model = Recording().eval()
+    fused = snn_eventprop.swap(model, fuse=True, verbose=False)
+    loss = (fused.norm(torch.rand(3, 4, requires_grad=True)) * fused.seen).sum()
+    with pytest.warns(UserWarning, match="feeds back"):
+        fused(torch.rand(STEPS, BATCH, 5))
+    loss.backward()
+
+
+def test_lazy_layers_take_their_shape_in_a_first_call_as_written():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.norm = nn.LazyLinear(4), nn.LazyBatchNorm1d()
+            self.lif = snntorch.Leaky(beta=0.9)
+
+        def forward(self, x):
+            mem, out = self.lif.reset_mem(), []
+            for current in x:
+                spk, mem = self.lif(self.norm(self.fc(current)), mem)
+                out.append(spk)
+            return torch.stack(out)
+
+    fused = snn_eventprop.swap(Lazy(), inplace=True, fuse=True, verbose=False)
+    x = torch.rand(10, BATCH, 5)
+    fused(x)
+    fused(x)
+    assert "10 steps" in fused.fusion and int(fused.norm.num_batches_tracked) == 20
