@@ -45,7 +45,7 @@ _SAMPLEWISE: dict[Any, int] = {
     F.max_pool1d: 3, F.max_pool2d: 4, F.max_pool3d: 5, F.avg_pool1d: 3, F.avg_pool2d: 4,
     F.avg_pool3d: 5, F.adaptive_avg_pool2d: 4, F.adaptive_max_pool2d: 4,
 }  # fmt: skip
-_PATIENCE = 10  # calls of one step after which a model is no longer taken down
+_PATIENCE = 10  # calls in a row that were no use, after which a model is no longer taken down
 _STATELESS = set(_SAMPLEWISE) - {F.batch_norm, F.dropout}
 REPEATABLE.update(_STATELESS)
 
@@ -334,7 +334,7 @@ class _OverTime:
     _unfused: type
     _reason: str | None = None
     _fusion = "not called yet"
-    _idle = 0  # calls in a row that ran one step
+    _idle = 0  # calls in a row that ran one step, or failed layer by layer
 
     @property
     def fusion(self) -> str:
@@ -342,9 +342,21 @@ class _OverTime:
         return self._fusion if self._reason is None else f"step by step: {self._reason}"
 
     def _give_up(self, reason: str) -> None:
+        """Run as written from now on."""
         self._reason = reason
         warnings.warn(
             f"the forward pass of {type(self).__name__} runs step by step: {reason}", stacklevel=5
+        )
+
+    def _pass_over(self, reason: str) -> None:
+        """This call ran as written, for values of its own it seems; the next one need not."""
+        self._idle += 1
+        if self._idle == _PATIENCE:
+            return self._give_up(reason)
+        self._fusion = f"step by step in the last call: {reason}"
+        warnings.warn(
+            f"the forward pass of {type(self).__name__} ran step by step in this call: {reason}",
+            stacklevel=5,
         )
 
     def __reduce_ex__(self, protocol):
@@ -387,8 +399,10 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
     before = Snapshot(model)
     try:
         record, result = _layer_by_layer(model, plain, args, kwargs)
+    except NotDeferrable as error:
+        reason, conclude = str(error), model._give_up
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason, conclude = str(error) or type(error).__name__, model._pass_over
     else:
         _note(model, record)
         return result
@@ -396,7 +410,7 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
     # out here, where nothing that the attempt has made is held any longer.
     before.restore()
     result = plain(*args, **kwargs)
-    model._give_up(reason)
+    conclude(reason)
     return result
 
 
@@ -441,15 +455,25 @@ def _held(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
 def fuse(model: nn.Module) -> nn.Module:
     """Let the model's forward pass run layer by layer; returns the module whose pass it is.
 
+    Of a model that has given that up, let it try again.
+
     That is the model, or what ``DistributedDataParallel`` wraps, whose own forward pass prepares
     the exchange of gradients and is none to take down.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return fuse(model.module)
     cls: Any = type(model)
-    if not issubclass(cls, _OverTime):
+    if issubclass(cls, _OverTime):
+        _forget(model)
+    else:
         model.__class__ = fused_class(cls)
     return model
+
+
+def _forget(model: nn.Module) -> None:
+    """Forget what earlier calls of a fused model have shown."""
+    for name in ("_reason", "_fusion", "_idle"):
+        vars(model).pop(name, None)
 
 
 def unfuse(module: nn.Module) -> None:
@@ -457,5 +481,4 @@ def unfuse(module: nn.Module) -> None:
     cls: Any = type(module)
     if issubclass(cls, _OverTime):
         module.__class__ = cls._unfused
-        for name in ("_reason", "_fusion", "_idle"):
-            module.__dict__.pop(name, None)
+        _forget(module)

@@ -133,8 +133,9 @@ def swap(
         fuse: let a forward pass with a loop over time run layer by layer: each neuron's steps as
             one sequence on the fused engine, the linear layer in front folded in. The same spikes
             and gradients, sooner. ``model.fusion`` tells after a call what was run at once; a
-            forward pass that needs values while it runs stays as written, with one warning. Of a
-            model in ``DistributedDataParallel``, its ``module`` is fused.
+            forward pass that needs values while it runs stays as written, with one warning, until
+            it is swapped with ``fuse=True`` again. Of a model in ``DistributedDataParallel``, its
+            ``module`` is fused.
         verbose: print the table.
 
     Returns:

@@ -607,3 +607,41 @@ def test_lazy_layers_take_their_shape_in_a_first_call_as_written():
     fused(x)
     fused(x)
     assert "10 steps" in fused.fusion and int(fused.norm.num_batches_tracked) == 20
+
+
+def test_a_bad_batch_does_not_switch_fusion_off():
+    stepped, fused = _swapped(_model("Leaky"))
+    good, bad = _input("Leaky"), _input("Leaky")
+    bad[3, 0, 0] = torch.nan
+    with pytest.warns(UserWarning, match="in this call: .*NaN"):
+        found = fused(bad)
+    for one, other in zip(found, stepped(bad), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+    assert "last call" in fused.fusion
+    _assert_same(_pass(fused, good), _pass(stepped, good))
+    assert "25 steps" in fused.fusion
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        for _ in range(12):
+            fused(bad)
+    assert len(given) == 10 and "runs step by step" in str(given[-1].message)
+
+
+def test_swapping_again_lets_a_model_try_again():
+    class Choosing(Dense):
+        def forward(self, x):
+            spikes, membranes = super().forward(x)
+            return (spikes.cpu() if self.look else spikes), membranes
+
+    fused = Choosing(lambda size: snntorch.Leaky(beta=0.9), ("mem",))
+    snn_eventprop.swap(fused, inplace=True, fuse=True, verbose=False)
+    fused.look = True
+    with pytest.warns(UserWarning, match="step by step"):
+        fused(_input("Leaky"))
+    fused.look = False
+    fused(_input("Leaky"))
+    assert "steps" not in fused.fusion
+    for again in (snn_eventprop.swap(fused, fuse=True, verbose=False), fused):
+        snn_eventprop.swap(again, inplace=True, fuse=True, verbose=False)
+        again(_input("Leaky"))
+        assert "25 steps" in again.fusion
