@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def host_signature(host: type, own: type, names: tuple[str, ...]) -> inspect.Signature:
-    """The host's constructor arguments followed by ours, for ``help``, IDEs and parsers."""
+def shown_signature(cls: type, shared: type, names: tuple[str, ...]) -> inspect.Signature:
+    """The arguments of a class that is a host's with the mixin ``shared``, or a subclass of it.
+
+    The host's arguments are followed by ours, ``names``, for ``help``, IDEs and parsers.
+    """
+    if shared not in cls.__bases__:
+        return inspect.signature(cls.__init__.__get__(object()))  # type: ignore[misc]
+    host = cls.__bases__[1]
     shown = list(inspect.signature(host.__init__).parameters.values())[1:]  # type: ignore[misc]
-    own_parameters = inspect.signature(own.__init__).parameters  # type: ignore[misc]
+    own_parameters = inspect.signature(shared.__init__).parameters  # type: ignore[misc]
     ours = [own_parameters[name] for name in names]
     end = len(shown)
     if shown and shown[-1].kind is inspect.Parameter.VAR_KEYWORD:
@@ -36,8 +44,34 @@ def count_slope(
     return slope
 
 
-def nonnegative(name: str, value: float) -> float:
-    """``value`` as a float; ValueError unless it is 0 or positive."""
-    if not value >= 0:
-        raise ValueError(f"{name} must be 0 or a positive number, got {value!r}")
-    return float(value)
+GRAZING_GUARD = 0.05
+_HINTS = {
+    "grazing_guard": f"{GRAZING_GUARD} is the default, 0 switches it off",
+    "count_gradient": "0 keeps the exact gradient alone, 1.0 adds the whole surrogate gradient",
+}
+
+
+def option(name: str, value: Any) -> float:
+    """The value of an option of our neurons as a float.
+
+    Raises:
+        ValueError: it is no finite number, or a negative one.
+    """
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(
+            f"{name} must be 0 or a positive finite number, got {value!r}: {_HINTS[name]}"
+        )
+    return number
+
+
+def described(neuron: Any, hosts: str) -> str:
+    """What the host shows of a neuron between brackets, and what differs from the host."""
+    shown = [*([hosts] if hosts else []), "gradient=exact"]
+    for name, default in (("grazing_guard", GRAZING_GUARD), ("count_gradient", 0.0)):
+        if getattr(neuron, name) != default:
+            shown.append(f"{name}={getattr(neuron, name):g}")
+    return ", ".join(shown)

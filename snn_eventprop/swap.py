@@ -10,22 +10,26 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from ._skin import option
 from .fuse import fuse as _fuse
 from .fuse import unfuse
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
-# Host module -> (our skin, the neurons it has, the host's modules that need no swap).
+# Host module -> (our skin, the neurons it has, the host's modules that need no swap, and those of
+# its neurons that do not show it by a base class or method).
 _HOSTS = {
     "snntorch": (
         "snn_eventprop.snntorch",
         ("Leaky", "RLeaky", "Synaptic", "RSynaptic"),
         (),
+        ("LeakyParallel",),
     ),
     "norse.torch": (
         "snn_eventprop.norse",
         ("LIFCell", "LIF", "LIFRecurrentCell", "LIFRecurrent"),
         ("LI", "LICell", "LILinearCell"),
+        ("CobaLIFCell", "LIFCorrelation"),
     ),
 }
 
@@ -41,7 +45,7 @@ class Row(NamedTuple):
 def _pairs() -> dict[type, Any]:
     """Host class -> ours, of the host libraries that are imported already."""
     pairs: dict[type, Any] = {}
-    for host_name, (skin_name, names, _) in _HOSTS.items():
+    for host_name, (skin_name, names, *_) in _HOSTS.items():
         if host_name in sys.modules:
             skin = importlib.import_module(skin_name)
             host = sys.modules[host_name]
@@ -52,39 +56,64 @@ def _pairs() -> dict[type, Any]:
 def _reason(module: nn.Module, pairs: dict[type, Any]) -> str | None:
     """Why a host's neuron is left as it is; None for modules that are no neurons of a host."""
     cls = type(module)
-    if cls in pairs.values():
-        return "left: has exact gradients already"
     if cls in pairs:
         return f"left: {pairs[cls].refusal(module)}"
     if any(isinstance(module, known) for known in pairs):
         return "left: a subclass, whose own forward pass is unknown"
-    for host_name, (_, _, exact) in _HOSTS.items():
+    for host_name, (_, _, exact, others) in _HOSTS.items():
         host = sys.modules.get(host_name)
-        if host is not None and cls in [getattr(host, name) for name in exact]:
+        if host is None:
+            continue
+        if cls in [getattr(host, name) for name in exact]:
             return "left: it emits no spikes, its gradient is exact as it is"
+        if any(isinstance(module, getattr(host, name, ())) for name in others):
+            return _unknown(host_name)
     snntorch = sys.modules.get("snntorch")
     if snntorch is not None and isinstance(module, snntorch.SpikingNeuron):
-        return "left: no exact gradient for this neuron; Leaky and Synaptic have one"
+        return _unknown("snntorch")
     if cls.__module__.startswith("norse.torch.module.") and hasattr(module, "state_fallback"):
-        return "left: no exact gradient for this neuron; LIF has one"
+        return _unknown("norse.torch")
     return None
 
 
-def _walk(model: nn.Module, pairs: dict[type, Any], options: dict, fuse: bool) -> Iterator[Row]:
+def _unknown(host_name: str) -> str:
+    known = "Leaky and Synaptic have" if host_name == "snntorch" else "LIF has"
+    return f"left: no exact gradient for this neuron; {known} one"
+
+
+def _updated(module: Any, options: dict[str, float]) -> str:
+    """Give options to a neuron of ours; what became of them."""
+    changes = {name: value for name, value in options.items() if getattr(module, name) != value}
+    if not changes:
+        return "left: has exact gradients already"
+    told = ", ".join(f"{name} {getattr(module, name):g} -> {changes[name]:g}" for name in changes)
+    module._set_options(**changes)
+    return f"options updated: {told}"
+
+
+def _walk(
+    model: nn.Module, pairs: dict[type, Any], options: dict[str, float], fuse: bool
+) -> Iterator[Row]:
+    ours = set(pairs.values())
     for name, module in model.named_modules():
         cls: Any = type(module)
-        if cls in pairs and pairs[cls].refusal(module) is None:
+        outcome: str | None
+        if cls in ours:
+            outcome = _updated(module, options)
+        elif cls in pairs and pairs[cls].refusal(module) is None:
             # The same object with another class: parameters, buffers, hooks, mode, whatever else
             # the user has put on it, and every reference to it stay what they are.
             module.__class__ = pairs[cls]
             module._adopt(**options)  # type: ignore[operator]
             outcome = f"swapped for {pairs[cls].__module__.rsplit('.', 1)[0]}"
-            why = module._stepped() if fuse else None  # type: ignore[operator]
-            yield Row(name, cls.__name__, outcome + (f"; steps one by one: {why}" if why else ""))
         else:
-            reason = _reason(module, pairs)
-            if reason is not None:
-                yield Row(name, cls.__name__, reason)
+            outcome = _reason(module, pairs)
+        if outcome is None:
+            continue
+        if fuse and type(module) in ours:
+            why = module._stepped()  # type: ignore[operator]
+            outcome += f"; steps one by one: {why}" if why else ""
+        yield Row(name, cls.__name__, outcome)
 
 
 def _table(rows: list[Row]) -> str:
@@ -112,8 +141,8 @@ def swap(
     model: _Model,
     inplace: bool = False,
     *,
-    grazing_guard: float = 0.05,
-    count_gradient: float = 0.0,
+    grazing_guard: float | None = None,
+    count_gradient: float | None = None,
     fuse: bool = False,
     verbose: bool = True,
 ) -> _Model:
@@ -126,10 +155,11 @@ def swap(
         model: any module; its submodules are searched, however deep.
         inplace: change ``model`` itself. By default a deep copy is changed and returned.
         grazing_guard: smallest slope of the membrane at a spike used in the gradient (see the
-            layers).
+            layers). None: 0.05, or what neurons have that are swapped already.
         count_gradient: share of the host's surrogate gradient added to the exact one. Losses on
             spike counts or rates (``ce_rate_loss``, ``mse_count_loss``, ...) need it: spikes
             move, they do not appear, so the exact gradient of a count is zero. A heuristic.
+            None: 0, or what neurons have that are swapped already.
         fuse: let a forward pass with a loop over time run layer by layer: each neuron's steps as
             one sequence on the fused engine, the linear layer in front folded in. The same spikes
             and gradients, sooner. ``model.fusion`` tells after a call what was run at once; a
@@ -143,11 +173,13 @@ def swap(
 
     Raises:
         TypeError: ``model`` is no module.
+        ValueError: an option is no finite number, or negative; ``model`` is as it was.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    given = {"grazing_guard": grazing_guard, "count_gradient": count_gradient}
+    options = {name: option(name, value) for name, value in given.items() if value is not None}
     target = model if inplace else _copied(model)
-    options = {"grazing_guard": grazing_guard, "count_gradient": count_gradient}
     rows = list(_walk(target, _pairs(), options, fuse))
     if fuse:
         fused = _fuse(target)
@@ -157,7 +189,7 @@ def swap(
         )
     if verbose:
         print(_table(rows))
-        if count_gradient == 0 and any(row.outcome.startswith("swapped") for row in rows):
+        if not count_gradient and any(row.outcome.startswith("swapped") for row in rows):
             print("losses on spike counts alone have no exact gradient: see count_gradient")
     return target
 

@@ -40,7 +40,24 @@ def test_arguments_attributes_and_calls_are_those_of_the_host(host, ours, name, 
     assert list(inspect.signature(own.forward).parameters) == list(call)
     one, other = theirs(**given), own(**given)
     assert isinstance(other, theirs) and not set(dir(one)) - set(dir(other))
-    assert list(one.state_dict()) == list(other.state_dict()) and repr(one) == repr(other)
+    assert list(one.state_dict()) == list(other.state_dict())
+    theirs_shown = one.extra_repr() and f"{one.extra_repr()}, "
+    assert other.extra_repr() == f"{theirs_shown}gradient=exact"
+    other = own(**given, count_gradient=1.0, grazing_guard=0.1)
+    assert other.extra_repr().endswith("gradient=exact, grazing_guard=0.1, count_gradient=1")
+
+
+def test_subclasses_of_ours_have_their_own_arguments():
+    class Chosen(ep_snn.Leaky):
+        def __init__(self, share: float):
+            super().__init__(beta=0.9, count_gradient=share)
+
+    class Same(ep_norse.LIF):
+        pass
+
+    assert Chosen(0.5).count_gradient == 0.5
+    assert list(inspect.signature(Chosen).parameters) == ["share"]
+    assert inspect.signature(Same) == inspect.signature(ep_norse.LIF)
 
 
 def test_tuples_and_leaky_integrators_are_norses_own():

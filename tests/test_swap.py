@@ -89,6 +89,7 @@ def test_the_table_names_what_was_swapped_left_and_why(capsys):
         [
             snntorch.Leaky(beta=0.9), inhibited, Custom(beta=0.9), snntorch.Lapicque(beta=0.9),
             norse.LIF(), norse.LI(), norse.LSNN(), nn.Linear(2, 2),
+            snntorch.LeakyParallel(2, 2), norse.LIFCorrelation(2, 2),
         ]
     )  # fmt: skip
     swapped = snn_eventprop.swap(model)
@@ -97,7 +98,8 @@ def test_the_table_names_what_was_swapped_left_and_why(capsys):
     assert "swapped" in outcomes["0"] and "swapped" in outcomes["4"]
     for name, reason in [
         ("1", "inhibition"), ("2", "subclass"), ("3", "no exact gradient"),
-        ("5", "exact as it is"), ("6", "no exact gradient"),
+        ("5", "exact as it is"), ("6", "no exact gradient"), ("8", "no exact gradient"),
+        ("9", "no exact gradient"),
     ]:  # fmt: skip
         assert "left" in outcomes[name] and reason in outcomes[name]
     assert "7" not in outcomes
@@ -106,6 +108,29 @@ def test_the_table_names_what_was_swapped_left_and_why(capsys):
     assert "exact gradients already" in capsys.readouterr().out
     snn_eventprop.swap(nn.Linear(2, 2))
     assert "no neurons" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["count_gradient", "grazing_guard"])
+@pytest.mark.parametrize("value", [-1, float("inf"), float("nan"), "much", [1.0]])
+def test_a_bad_option_is_named_and_changes_nothing(name, value):
+    model = Nested()
+    with pytest.raises(ValueError, match=f"{name} must be .* got .*: 0"):
+        snn_eventprop.swap(model, inplace=True, **{name: value})
+    assert type(model.front[1]) is snntorch.Leaky
+    with pytest.raises(ValueError, match=name):
+        ep.Leaky(beta=0.9, **{name: value})
+
+
+def test_a_second_swap_updates_the_options_that_it_is_given(capsys):
+    model = snn_eventprop.swap(Nested(), count_gradient=0.5, verbose=False)
+    snn_eventprop.swap(model, inplace=True, grazing_guard=0.1)
+    assert "grazing_guard 0.05 -> 0.1" in capsys.readouterr().out
+    again = snn_eventprop.swap(model, count_gradient=1.0)
+    assert capsys.readouterr().out.count("options updated: count_gradient 0.5 -> 1") == 2
+    for net, share in ((model, 0.5), (again, 1.0)):
+        neuron = net.block["lif"]
+        assert (neuron.count_gradient, neuron.grazing_guard) == (share, 0.1)
+        assert f"count_gradient={share:g}" in repr(net)
 
 
 def test_swap_of_something_else_raises():

@@ -11,7 +11,7 @@ from norse.torch.module.snn import _merge_states
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .._skin import count_slope, host_signature, nonnegative
+from .._skin import GRAZING_GUARD, count_slope, described, option, shown_signature
 from ..drive import LinearDrive
 from ..fuse import entering, recorder
 from ..op import has_backend
@@ -42,6 +42,9 @@ class EventPropNeuron(torch.nn.Module):
     ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.
     """
 
+    grazing_guard: float
+    count_gradient: float
+
     # What the host's classes define.
     p: host.LIFParameters
     dt: float
@@ -51,12 +54,13 @@ class EventPropNeuron(torch.nn.Module):
     state_fallback: Callable
 
     def __init_subclass__(cls) -> None:
-        cls.__signature__ = host_signature(  # type: ignore[attr-defined]
-            cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS
-        )
+        if EventPropNeuron in cls.__bases__ or "__init__" in vars(cls):
+            cls.__signature__ = shown_signature(  # type: ignore[attr-defined]
+                cls, EventPropNeuron, _OWN_ARGUMENTS
+            )
 
     def __init__(
-        self, *args, grazing_guard: float = 0.05, count_gradient: float = 0.0, **kwargs
+        self, *args, grazing_guard: float = GRAZING_GUARD, count_gradient: float = 0.0, **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
         self._adopt(grazing_guard, count_gradient)
@@ -66,10 +70,16 @@ class EventPropNeuron(torch.nn.Module):
         """Why this neuron of the host cannot have an exact gradient, if so."""
         return None
 
-    def _adopt(self, grazing_guard: float, count_gradient: float) -> None:
+    def _adopt(self, grazing_guard: float = GRAZING_GUARD, count_gradient: float = 0.0) -> None:
         """Turn an instance of the host's class, whose class has been set to ours, into ours."""
-        self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
-        self.count_gradient = nonnegative("count_gradient", count_gradient)
+        self._set_options(grazing_guard=grazing_guard, count_gradient=count_gradient)
+
+    def _set_options(self, **values: float) -> None:
+        for name, value in values.items():
+            setattr(self, name, option(name, value))
+
+    def extra_repr(self) -> str:
+        return described(self, super().extra_repr())
 
     def _release(self) -> None:
         """Undo ``_adopt``."""

@@ -8,7 +8,7 @@ import snntorch
 import torch
 from torch import Tensor
 
-from .._skin import count_slope, host_signature, nonnegative
+from .._skin import GRAZING_GUARD, count_slope, described, option, shown_signature
 from ..drive import LinearDrive
 from ..fuse import entering, recorder
 from ..op import has_backend
@@ -41,6 +41,9 @@ class EventPropNeuron(torch.nn.Module):
 
     _states: tuple[str, ...] = ("mem",)
 
+    grazing_guard: float
+    count_gradient: float
+
     # What the host's classes define.
     alpha: Tensor
     beta: Tensor
@@ -59,14 +62,15 @@ class EventPropNeuron(torch.nn.Module):
     output: bool
 
     def __init_subclass__(cls) -> None:
-        cls.__signature__ = host_signature(  # type: ignore[attr-defined]
-            cls.__mro__[2], EventPropNeuron, _OWN_ARGUMENTS
-        )
+        if EventPropNeuron in cls.__bases__ or "__init__" in vars(cls):
+            cls.__signature__ = shown_signature(  # type: ignore[attr-defined]
+                cls, EventPropNeuron, _OWN_ARGUMENTS
+            )
 
     def __init__(
         self,
         *args,
-        grazing_guard: float = 0.05,
+        grazing_guard: float = GRAZING_GUARD,
         count_gradient: float = 0.0,
         multi_step: bool = False,
         **kwargs,
@@ -90,10 +94,14 @@ class EventPropNeuron(torch.nn.Module):
             return "inhibition=True has no exact gradient: being the largest is no spike time"
         return None
 
-    def _adopt(self, grazing_guard: float, count_gradient: float, multi_step: bool = False) -> None:
+    def _adopt(
+        self,
+        grazing_guard: float = GRAZING_GUARD,
+        count_gradient: float = 0.0,
+        multi_step: bool = False,
+    ) -> None:
         """Turn an instance of the host's class, whose class has been set to ours, into ours."""
-        self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
-        self.count_gradient = nonnegative("count_gradient", count_gradient)
+        self._set_options(grazing_guard=grazing_guard, count_gradient=count_gradient)
         self.multi_step = bool(multi_step)
         self.spike_grad = portable(self.spike_grad)
         self._enlist()
@@ -101,6 +109,14 @@ class EventPropNeuron(torch.nn.Module):
             if name in self._buffers:
                 self._non_persistent_buffers_set.discard(name)
                 setattr(self, name, self._buffers.pop(name))
+
+    def _set_options(self, **values: float) -> None:
+        for name, value in values.items():
+            setattr(self, name, option(name, value))
+
+    def extra_repr(self) -> str:
+        shown = described(self, super().extra_repr())
+        return f"{shown}, multi_step=True" if self.multi_step else shown
 
     def _release(self) -> None:
         """Undo ``_adopt``, but for ``spike_grad``, which is the same function."""
