@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,22 @@ _STATELESS = set(_SAMPLEWISE) - {F.batch_norm, F.dropout}
 REPEATABLE.update(_STATELESS)
 
 
+class ChainRun(NamedTuple):
+    """What a neuron gives when it has gone through the steps of a chain."""
+
+    spikes: Tensor  # [T, ...]
+    history: dict[str, Any]  # states in every step, [T, ...] or one for each step
+    last: dict[str, Tensor]  # states after the last step
+    remark: str  # how it ran, for users
+
+    @staticmethod
+    def told(drive: Tensor | LinearDrive, obstacle: str | None) -> str:
+        """The remark on steps that ``obstacle`` has kept off the engine, or on what it has read."""
+        if obstacle is not None:
+            return f", one by one ({obstacle})"
+        return ", linear layer folded" if isinstance(drive, LinearDrive) else ""
+
+
 class Chain(Node):
     """Consecutive steps of one neuron, from an initial state."""
 
@@ -61,7 +77,7 @@ class Chain(Node):
         self.closed: list[Node] | None = None
         self.last: dict[str, Tensor] = {}
         self.history: dict[str, Any] = {}
-        self.folded = False
+        self.remark = ""
         for node in self.before.values():
             node.use()
 
@@ -69,7 +85,7 @@ class Chain(Node):
         if self.closed is None:
             drive = stacked(self.inputs)
             if isinstance(drive, Call) and drive.function is F.linear:
-                drive, self.folded = Call(LinearDrive, drive.args), True
+                drive = Call(LinearDrive, drive.args)
             self.drive = drive
             self.closed = [drive, *self.before.values()]
         return self.closed
@@ -79,12 +95,11 @@ class Chain(Node):
             name for step in self.outputs[:-1] for name, out in step.items() if out.used
         } - {"spk"}
         before = {name: node.value for name, node in self.before.items()}
-        spikes, self.history, self.last = self.neuron._run_chain(
-            self.drive.value, before, wanted
-        )
-        self.history["spk"] = spikes
+        run: ChainRun = self.neuron._run_chain(self.drive.value, before, wanted)
+        self.last, self.remark = run.last, run.remark
+        self.history = {**run.history, "spk": run.spikes}
         for name, output in self.outputs[-1].items():
-            value = spikes if name == "spk" else self.last[name]
+            value = run.spikes if name == "spk" else self.last[name]
             lead = (len(self.outputs),) if name == "spk" else ()
             like = output.like
             if value.shape != torch.Size((*lead, *like.shape)) or value.dtype != like.dtype:
@@ -92,14 +107,6 @@ class Chain(Node):
                     f"states of {type(self.neuron).__name__} are not of the shape and type of its "
                     "input"
                 )
-
-    @property
-    def remark(self) -> str:
-        """How the chain ran, for users."""
-        why = self.neuron._stepped()
-        if why is not None:
-            return f", one by one ({why})"
-        return ", linear layer folded" if self.folded else ""
 
     @functools.cached_property
     def steps(self) -> dict[str, Sequence[Tensor]]:

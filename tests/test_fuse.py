@@ -270,6 +270,36 @@ def test_sparse_input_runs_as_events(monkeypatch):
     assert len(folded) < 4
 
 
+def test_fusion_tells_what_was_done_for_what_reason():
+    def told(x, neuron, names=("mem",)):
+        fused = snn_eventprop.swap(Dense(neuron, names), fuse=True, verbose=False)
+        fused(x)
+        return fused.fusion
+
+    many = torch.rand(STEPS, BATCH, INPUTS)
+    few = (many < 0.01).float()
+    first = told(few, lambda size: snntorch.Leaky(beta=0.9, threshold=5.0))
+    assert first == "lif1: 25 steps, linear layer folded; lif2: 25 steps, linear layer folded"
+    assert told(many, lambda size: snntorch.Leaky(beta=0.9)).startswith("lif1: 25 steps;")
+    for why, names, neuron in (
+        ("immediate reset by subtraction", ("mem",),
+         lambda size: snntorch.Leaky(beta=0.9, reset_delay=False)),
+        ("recurrent weights that are no matrix", ("spk", "mem"),
+         lambda size: snntorch.RLeaky(beta=0.9, all_to_all=False)),
+    ):  # fmt: skip
+        assert told(few, neuron, names).count(f"25 steps, one by one ({why})") == 2
+
+    class WithCurrents(Dense):
+        def call(self, layer, current, states):
+            spk, syn, mem = layer(current, *states)
+            return spk + syn, [syn, mem]
+
+    model = WithCurrents(lambda size: snntorch.Synaptic(alpha=0.8, beta=0.9), ("syn", "mem"))
+    fused = snn_eventprop.swap(model, fuse=True, verbose=False)
+    fused(few)
+    assert fused.fusion.count("one by one (syn of every step in use)") == 2
+
+
 def test_long_sequences_do_not_reach_the_limit_of_recursion():
     class Summed(Dense):
         def forward(self, x):

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from .._skin import GRAZING_GUARD, count_slope, described, option, shown_signature
 from ..drive import LinearDrive
-from ..fuse import entering, recorder
+from ..fuse import ChainRun, entering, recorder
 from ..op import has_backend
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes, spike_slopes
@@ -133,12 +133,12 @@ class EventPropNeuron(torch.nn.Module):
 
     def _run_chain(
         self, input_tensor: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
-    ) -> tuple[Tensor, dict, dict[str, Tensor]]:
-        """All steps from a state: spikes, states of every step if ``wanted``, last states."""
+    ) -> ChainRun:
+        """All steps from the states ``before``, with those of every step if any is ``wanted``."""
         state = _as_state(before, recurrent="spk" in before)
         if not wanted:
-            spikes, state = self._sequence(input_tensor, state)
-            return spikes, {}, _as_dict(state)
+            spikes, state, remark = self._run(input_tensor, state)
+            return ChainRun(spikes, {}, _as_dict(state), remark)
         history: dict[str, list] = {"spk": [], "v": [], "i": []}
         for current in (
             input_tensor.dense() if isinstance(input_tensor, LinearDrive) else input_tensor
@@ -146,7 +146,10 @@ class EventPropNeuron(torch.nn.Module):
             spikes, state = self._advance(current, state)
             for name, value in {**_as_dict(state), "spk": spikes}.items():
                 history[name].append(value)
-        return torch.stack(history["spk"]), history, _as_dict(state)
+        remark = ChainRun.told(
+            input_tensor, f"{' and '.join(sorted(wanted))} of every step in use"
+        )
+        return ChainRun(torch.stack(history["spk"]), history, _as_dict(state), remark)
 
     def _advance(self, input_tensor: Tensor, state):
         """One step in the host's order of operations: (spikes, state)."""
@@ -204,19 +207,26 @@ class EventPropNeuron(torch.nn.Module):
         return spikes, host.LIFFeedForwardState(v=membrane, i=decayed)
 
     def _sequence(self, input_tensor: Tensor | LinearDrive, state):
-        state = self._start(input_tensor, state)
+        spikes, state, _ = self._run(input_tensor, self._start(input_tensor, state))
+        return spikes, state
+
+    def _run(self, input_tensor: Tensor | LinearDrive, state):
+        """All steps from a state: spikes, the state, and how they ran (see ``ChainRun``)."""
         folded = input_tensor if isinstance(input_tensor, LinearDrive) else None
-        fusible = self._fusible(folded.raster if folded else input_tensor, state)  # type: ignore[arg-type]
-        if folded is not None and not (fusible and folded.prefers_events()):
+        obstacle = self._obstacle(folded.raster if folded else input_tensor, state)  # type: ignore[arg-type]
+        if folded is not None and (obstacle or not folded.prefers_events()):
             input_tensor = folded.dense()
-        if fusible:
-            return self._run_fused(input_tensor, state)
+        remark = ChainRun.told(input_tensor, obstacle)
+        if not obstacle:
+            return *self._run_fused(input_tensor, state), remark
         spikes, states = [], []
         for current in input_tensor:  # type: ignore[union-attr]
             out, state = self._advance(current, state)
             spikes.append(out)
             states.append(state)
-        return torch.stack(spikes), _merge_states(states) if self.record_states else state
+        if self.record_states:
+            state = _merge_states(states)
+        return torch.stack(spikes), state, remark
 
     def _stepped(self) -> str | None:
         """The option for which sequences run step by step, if there is one."""
@@ -228,22 +238,24 @@ class EventPropNeuron(torch.nn.Module):
             return "learned v_reset or v_leak"
         return None
 
-    def _fusible(self, input_tensor: Tensor, state) -> bool:
-        """Whether the engine computes exactly what the steps would."""
-        if (
-            input_tensor.is_sparse
-            or input_tensor.ndim < 2
-            or input_tensor.numel() == 0
-            or input_tensor.dtype not in KERNEL_DTYPES
-            or not has_backend(input_tensor.device)
-            or self._stepped()
-        ):
-            return False
+    def _obstacle(self, input_tensor: Tensor, state) -> str | None:
+        """Why the engine would not compute exactly what the steps do, if so."""
+        if input_tensor.is_sparse:
+            return "sparse input"
+        if input_tensor.ndim < 2 or input_tensor.numel() == 0:
+            return "no batch"
+        if input_tensor.dtype not in KERNEL_DTYPES or not has_backend(input_tensor.device):
+            return f"no kernel for {input_tensor.dtype} on {input_tensor.device.type}"
+        if self._stepped():
+            return self._stepped()
         if hasattr(state, "z"):
-            return bool(((state.z == 0) | (state.z == 1)).all())
+            binary = bool(((state.z == 0) | (state.z == 1)).all())
+            return None if binary else "spikes at the start that are neither 0 nor 1"
         # Surrogates read V before its reset, which the engine knows of upward crossings alone.
         start = torch.maximum(state.v, self.p.v_reset)
-        return self.count_gradient == 0 or not bool((start > self.p.v_th).any())
+        if self.count_gradient and bool((start > self.p.v_th).any()):
+            return "count_gradient with voltages above the threshold at the start"
+        return None
 
     def _drive(self, input_tensor: Tensor | LinearDrive) -> Tensor | LinearDrive:
         """Currents [T, B, ...] as the engine reads them."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._skin import GRAZING_GUARD, count_slope, described, option, shown_signature
 from ..drive import LinearDrive
-from ..fuse import entering, recorder
+from ..fuse import ChainRun, entering, recorder
 from ..op import has_backend
 from ..sequence import KERNEL_DTYPES, count_slopes, run_sequence
 from ..step import Reset, earlier_spikes, emit, inverse_slopes
@@ -202,18 +202,20 @@ class EventPropNeuron(torch.nn.Module):
 
     def _run_chain(
         self, input_: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
-    ) -> tuple[Tensor, dict, dict[str, Tensor]]:
-        """All steps from a state: spikes, states of every step if ``wanted``, last states."""
+    ) -> ChainRun:
+        """All steps from the states ``before``, with those states of every step in ``wanted``."""
         self._keep(before)
         if wanted <= {"mem"}:
-            spikes, membranes = self._run(input_, bool(wanted))
-            return spikes, {"mem": membranes} if wanted else {}, self._kept()
+            spikes, membranes, remark = self._run(input_, bool(wanted))
+            return ChainRun(spikes, {"mem": membranes} if wanted else {}, self._kept(), remark)
         history: dict[str, list] = {name: [] for name in ("spk", *wanted)}
         for current in input_.dense() if isinstance(input_, LinearDrive) else input_:
             history["spk"].append(self._advance(current))
             for name in wanted:
                 history[name].append(getattr(self, name))
-        return torch.stack(history["spk"]), history, self._kept()
+        obstacle = f"{' and '.join(sorted(wanted - {'mem'}))} of every step in use"
+        remark = ChainRun.told(input_, obstacle)
+        return ChainRun(torch.stack(history["spk"]), history, self._kept(), remark)
 
     def sequence(self, input_: Tensor, *, trace: bool = False, **states: Tensor | None):
         """A whole sequence [T, B, ...] at once; equal to T calls of ``forward``.
@@ -231,22 +233,31 @@ class EventPropNeuron(torch.nn.Module):
             raise TypeError(f"unknown states {sorted(unknown)}; this layer has {self._states}")
         first = torch.empty(input_.shape[1:], dtype=input_.dtype, device=input_.device)
         self._start(states, first)
-        spikes, history = self._run(input_, trace)
+        spikes, history, _ = self._run(input_, trace)
         returned = self._returned(spikes)
         if not trace:
             return returned
         return (*returned[:-1], history) if isinstance(returned, tuple) else (returned, history)
 
-    def _run(self, input_: Tensor | LinearDrive, trace: bool) -> tuple[Tensor, Tensor | None]:
-        """All steps from the present state: spikes, and the membrane of every step if asked."""
-        fusible = self._fusible(input_.raster if isinstance(input_, LinearDrive) else input_)
-        if isinstance(input_, LinearDrive) and not (fusible and input_.prefers_events()):
+    def _run(
+        self, input_: Tensor | LinearDrive, trace: bool
+    ) -> tuple[Tensor, Tensor | None, str]:
+        """All steps from the present state.
+
+        Returns:
+            Spikes, the membrane of every step if asked, and how they ran (see ``ChainRun``).
+        """
+        obstacle = self._obstacle(input_.raster if isinstance(input_, LinearDrive) else input_)
+        if isinstance(input_, LinearDrive) and (obstacle or not input_.prefers_events()):
             input_ = input_.dense()
-        if fusible:
-            levels = self.reset_mechanism == "none"
-            return self._run_levels(input_) if levels else self._run_fused(input_, trace)
-        assert isinstance(input_, Tensor)
-        return self._run_steps(input_, trace)
+        if obstacle:
+            assert isinstance(input_, Tensor)
+            run = self._run_steps(input_, trace)
+        elif self.reset_mechanism == "none":
+            run = self._run_levels(input_)
+        else:
+            run = self._run_fused(input_, trace)
+        return *run, ChainRun.told(input_, obstacle)
 
     def _run_steps(self, input_: Tensor, trace: bool) -> tuple[Tensor, Tensor | None]:
         spikes, membranes = [], []
@@ -276,27 +287,25 @@ class EventPropNeuron(torch.nn.Module):
             return "immediate reset by subtraction"
         return None
 
-    def _fusible(self, input_: Tensor) -> bool:
-        """Whether the engine computes exactly what the steps would."""
-        if (
-            input_.numel() == 0
-            or input_.ndim < 2
-            or input_.dtype not in KERNEL_DTYPES
-            or not has_backend(input_.device)
-            or self._stepped()
-        ):
-            return False
-        if self.reset_mechanism == "none":
-            return True
+    def _obstacle(self, input_: Tensor) -> str | None:
+        """Why the engine would not compute exactly what the steps do, if so."""
+        if input_.numel() == 0 or input_.ndim < 2:
+            return "no batch"
+        if input_.dtype not in KERNEL_DTYPES or not has_backend(input_.device):
+            return f"no kernel for {input_.dtype} on {input_.device.type}"
+        if self._stepped() or self.reset_mechanism == "none":
+            return self._stepped()
         above = self.mem > self.threshold
         if not self.reset_delay and bool(above.any()):
-            return False  # these would be reset in the first step
+            return "membranes above the threshold at the start"  # reset in the first step
         if "spk" not in self._states:
-            return True
+            return None
+        if float(self.graded_spikes_factor) != 1:
+            return "graded_spikes_factor of a recurrent layer"
         fired = above if self.reset_delay else self.spk != 0
-        return float(self.graded_spikes_factor) == 1 and torch.equal(
-            self.spk, fired.to(self.spk.dtype)
-        )
+        if not torch.equal(self.spk, fired.to(self.spk.dtype)):
+            return "spikes at the start that are not those of the membranes"
+        return None
 
     def _run_fused(
         self, input_: Tensor | LinearDrive, trace: bool
@@ -305,7 +314,7 @@ class EventPropNeuron(torch.nn.Module):
         beta = self.beta.clamp(0, 1)
         recurrent = None
         if "spk" in self._states:
-            assert isinstance(self.recurrent, torch.nn.Linear)  # see _fusible
+            assert isinstance(self.recurrent, torch.nn.Linear)  # see _stepped
             recurrent = self.recurrent.weight.t().contiguous()
             bias = self.recurrent.bias
             if bias is not None:
