@@ -22,7 +22,7 @@ _state = threading.local()
 
 
 class NotDeferrable(Exception):
-    """The values are needed while the function runs."""
+    """The values are needed while the function runs. The message names what would help."""
 
 
 def mapped(function: Callable, tree: Any) -> Any:
@@ -106,7 +106,10 @@ def evaluate(nodes: Iterable[Node]) -> None:
         missing = [other for other in node.needs() if not other.done]
         if missing:
             if node.started:
-                raise NotDeferrable("a layer feeds back into an earlier one")
+                raise NotDeferrable(
+                    "a layer feeds back into an earlier one; recurrent connections within one "
+                    "layer (RLeaky, LIFRecurrent) are fused"
+                )
             node.started = True
             stack += missing[::-1]
             continue
@@ -176,6 +179,9 @@ _INPLACE = {f"__i{name}__" for name in (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"
 )} | {"__setitem__", "__set__"}  # fmt: skip
 
+_TRANSFERS = {"to", "cpu", "cuda", "numpy", "tolist", "type"}
+_DECISIONS = {"item", "__bool__", "__float__", "__int__", "__index__", "__contains__", "equal"}
+
 
 def _is_metadata(function: Any) -> bool:
     if getattr(function, "__name__", "") == "__get__":
@@ -191,14 +197,46 @@ def _inplace_position(function: Callable) -> int | None:
         return None
 
 
-def _writes(function: Any, args: Sequence[Any], kwargs: dict) -> bool:
+def _write(function: Any, args: Sequence[Any], kwargs: dict) -> str | None:
+    """If ``function`` writes into a tensor: that, and how to do without."""
     name = getattr(function, "__name__", "")
-    if name in _INPLACE or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs:
-        return True
     position = _inplace_position(function)
-    return bool(
-        kwargs.get("inplace", position is not None and len(args) > position and args[position])
-    )
+    if "out" in kwargs:
+        mend = "call it without out="
+    elif kwargs.get("inplace", position is not None and len(args) > position and args[position]):
+        mend = "use inplace=False"
+    elif name in ("__setitem__", "__set__"):
+        mend = "collect the steps in a list and torch.stack it"
+    elif name in _INPLACE or name in ("add_", "sub_", "mul_", "div_"):
+        mend = "write total = total + spk, not total += spk"
+    elif name.endswith("_") and not name.endswith("__"):
+        mend = f"use {name.rstrip('_')}, which returns another tensor"
+    else:
+        return None
+    return f"{name} writes into a tensor; {mend}"
+
+
+def _stays(function: Any, args: Sequence[Any], kwargs: dict) -> bool:
+    """Whether a tensor is moved to where, and to what, it is already."""
+    rest = args[1:]
+    if any(isinstance(leaf, Deferred) for leaf in leaves((rest, kwargs))):
+        return False
+    like = torch.empty(0, dtype=args[0].dtype, device=args[0].device)
+    try:
+        return function(like, *rest, **kwargs) is like
+    except Exception:  # the forward pass as written will raise it
+        return False
+
+
+def _need(function: Any, error: Exception | None = None) -> str:
+    """That ``function`` needs values, and how to do without."""
+    name = getattr(function, "__name__", str(function))
+    if name in _TRANSFERS:
+        return f"{name} needs values; move .{name}() after the forward pass"
+    if name in _DECISIONS:
+        return f"{name} needs values; decide by those of neurons after the forward pass"
+    told = f" ({error})" if error else ""
+    return f"{name} needs values{told}; call it after the forward pass, on the results"
 
 
 class Recorder:
@@ -233,11 +271,17 @@ class Recorder:
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
         """The result of ``func``, one of PyTorch's functions, as tensors to be computed later."""
-        if _writes(func, args, kwargs):
-            raise NotDeferrable(f"{getattr(func, '__name__', func)} writes into a tensor")
+        write = _write(func, args, kwargs)
+        if write:
+            raise NotDeferrable(write)
         if self._present_modes() != self._modes:
-            why = "it changes the grad or autocast mode, or calls an autograd.Function"
+            why = (
+                "it changes the grad or autocast mode, or calls an autograd.Function; do that "
+                "around the forward pass, or on its results"
+            )
             return self._now(func, args, kwargs, why, differentiable=False)
+        if func in (Tensor.to, Tensor.cpu, Tensor.cuda) and _stays(func, args, kwargs):
+            return args[0]
         if func in _ZERO:
             like = torch.empty((), dtype=args[0].dtype, device=args[0].device)
             return func(like.expand(args[0].shape).contiguous(), *args[1:], **kwargs)
@@ -297,15 +341,16 @@ class Recorder:
                 Deferred(part, device, Call(lambda whole, i=i: whole[i], (node,)))
                 for i, part in enumerate(like)
             )
-        why = f"{getattr(func, '__name__', func)} needs values"
-        return self._now(func, args, kwargs, why, differentiable=True)
+        return self._now(func, args, kwargs, _need(func), differentiable=True)
 
     def _like(self, func: Any, args: Sequence[Any], kwargs: dict) -> tuple[Any, torch.device]:
         """What the result looks like, on the meta device."""
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         device = next(t.device for t in tensors if isinstance(t, Deferred))
         if any(t.device != device and t.ndim for t in tensors):
-            raise NotDeferrable("tensors of several devices meet")
+            raise NotDeferrable(
+                "tensors of several devices meet; move the input to that of the layers before"
+            )
         try:
             key: Any = (func, _key(_description, args), _key(_description, kwargs))
             if key in self._shapes:
@@ -315,8 +360,7 @@ class Recorder:
         try:
             like = func(*mapped(_on_meta, args), **mapped(_on_meta, kwargs))
         except Exception as error:
-            name = getattr(func, "__name__", func)
-            raise NotDeferrable(f"{name} needs values ({error})") from error
+            raise NotDeferrable(_need(func, error)) from error
         if key is not None:
             self._shapes[key] = like
         return like, device

@@ -105,7 +105,7 @@ class Chain(Node):
             if value.shape != torch.Size((*lead, *like.shape)) or value.dtype != like.dtype:
                 raise NotDeferrable(
                     f"states of {type(self.neuron).__name__} are not of the shape and type of its "
-                    "input"
+                    "input; start it from zeros of that shape and type"
                 )
 
     @functools.cached_property
