@@ -239,6 +239,9 @@ def _need(function: Any, error: Exception | None = None) -> str:
     return f"{name} needs values{told}; call it after the forward pass, on the results"
 
 
+_REUSED = "a tensor is written into after it was used; make a new one for each step"
+
+
 class Recorder:
     """Takes down a function of tensors. A context: inside it, ``active()`` is this object."""
 
@@ -246,6 +249,7 @@ class Recorder:
         self._shapes: dict[Any, Any] = {}
         self._selected: dict[tuple[int, int], Deferred] = {}
         self._known: dict[Any, Deferred] = {}
+        self._used: dict[int, tuple[Tensor, int]] = {}
         self._modes = self._present_modes()
 
     def __enter__(self) -> Recorder:
@@ -267,7 +271,21 @@ class Recorder:
         """A tensor as one that is computed later; anything else as it is."""
         if not isinstance(value, Tensor) or isinstance(value, Deferred):
             return value
+        self.watch(value)
         return Deferred(value, value.device, Known(value))
+
+    def watch(self, *values: Tensor) -> None:
+        """Remember that ordinary tensors are used as they are now."""
+        for value in values:
+            if isinstance(value, Deferred) or value.is_inference():
+                continue
+            version = value._version
+            if self._used.setdefault(id(value), (value, version))[1] != version:
+                raise NotDeferrable(_REUSED)
+
+    def check(self) -> None:
+        """Raise unless the tensors that were used still hold what they held then."""
+        self.watch(*(value for value, _ in self._used.values()))
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
         """The result of ``func``, one of PyTorch's functions, as tensors to be computed later."""
@@ -346,6 +364,7 @@ class Recorder:
     def _like(self, func: Any, args: Sequence[Any], kwargs: dict) -> tuple[Any, torch.device]:
         """What the result looks like, on the meta device."""
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.watch(*tensors)
         device = next(t.device for t in tensors if isinstance(t, Deferred))
         if any(t.device != device and t.ndim for t in tensors):
             raise NotDeferrable(

@@ -252,6 +252,7 @@ class FusingRecorder(Recorder):
         if func is torch.stack and (*args[1:], *kwargs.values()) in ((), (0,)):
             parts = args[0]
             if len({(part.shape, part.dtype) for part in parts}) == 1:
+                self.watch(*parts)
                 node = _Stack([node_of(part) for part in parts])
                 like = torch.empty(
                     (len(parts), *parts[0].shape), dtype=parts[0].dtype, device="meta",
@@ -279,6 +280,7 @@ class FusingRecorder(Recorder):
             current: what enters.   before: its states.
             likes: what its states and spikes (named ``spk``) will look like.
         """
+        self.watch(current, *before.values())
         chain = self._latest.get(id(neuron))
         nodes = {
             name: value.node if isinstance(value, Deferred) else None
@@ -317,6 +319,7 @@ class FusingRecorder(Recorder):
 
     def results(self, tree: Any) -> Any:
         """The values of a result."""
+        self.check()
         nodes = [leaf.node for leaf in leaves(tree) if isinstance(leaf, Deferred)]
         for node in nodes:
             node.use()

@@ -449,6 +449,30 @@ def test_what_cannot_be_fused_runs_as_written_with_one_warning(forward, reason):
     assert torch.equal(*gradients)
 
 
+def test_a_buffer_that_is_filled_anew_in_each_step_is_not_taken_for_its_last_content():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.lif = nn.Linear(5, 4), snntorch.Leaky(beta=0.9)
+            self.register_buffer("noise", torch.zeros(BATCH, 4))
+
+        def forward(self, x):
+            mem, out = self.lif.reset_mem(), []
+            for current in x:
+                spk, mem = self.lif(3 * self.fc(current) + self.noise.normal_(), mem)
+                out.append(spk)
+            return torch.stack(out)
+
+    torch.manual_seed(0)
+    stepped, fused = _swapped(Noisy())
+    x, results = torch.rand(STEPS, BATCH, 5), []
+    with pytest.warns(UserWarning, match="written into after it was used"):
+        for model in (stepped, fused):
+            torch.manual_seed(2)
+            results.append(model(x))
+    assert torch.equal(*results) and results[0].sum() > 10
+
+
 def test_moving_a_tensor_to_where_it_is_needs_no_values():
     class Moving(Dense):
         def forward(self, x):
