@@ -2,8 +2,8 @@
 
 A function runs once with ``Deferred`` tensors, which know shapes and types but hold no values.
 What it does with them becomes a graph of ``Node``, which can be rearranged and is computed at the
-end. Whatever needs values of neurons at once (``if``, ``.item()``, writing into a tensor, an
-autograd function) raises ``NotDeferrable``.
+end. Whatever needs values of neurons at once (``if``, ``.item()``, an autograd function) raises
+``NotDeferrable``; so does writing into a tensor, but for sums in place (``total += spk``).
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class Deferred(Tensor):
     """A tensor that is not computed yet."""
 
     node: Node
+    own = False  # no other tensor shares its memory: a write may give it another node
 
     @staticmethod
     def __new__(cls, like: Tensor, device: torch.device, node: Node) -> Deferred:
@@ -179,6 +180,11 @@ _INPLACE = {f"__i{name}__" for name in (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"
 )} | {"__setitem__", "__set__"}  # fmt: skip
 
+_NOT_INPLACE = {
+    Tensor.add_: torch.add, Tensor.sub_: torch.sub, Tensor.mul_: torch.mul, Tensor.div_: torch.div,
+}  # fmt: skip
+# Whether these return a view depends on strides, which tensors on the meta device do not share.
+_PERHAPS_VIEWS = {Tensor.contiguous, Tensor.to}
 _TRANSFERS = {"to", "cpu", "cuda", "numpy", "tolist", "type"}
 _DECISIONS = {"item", "__bool__", "__float__", "__int__", "__index__", "__contains__", "equal"}
 
@@ -274,6 +280,12 @@ class Recorder:
         self.watch(value)
         return Deferred(value, value.device, Known(value))
 
+    def new(self, value: Tensor) -> Deferred:
+        """A tensor that was just made and that nobody else refers to, as a deferred one."""
+        made = self.defer(value)
+        made.own = True
+        return made
+
     def watch(self, *values: Tensor) -> None:
         """Remember that ordinary tensors are used as they are now."""
         for value in values:
@@ -291,7 +303,7 @@ class Recorder:
         """The result of ``func``, one of PyTorch's functions, as tensors to be computed later."""
         write = _write(func, args, kwargs)
         if write:
-            raise NotDeferrable(write)
+            return self._written(func, args, kwargs, write)
         if self._present_modes() != self._modes:
             why = (
                 "it changes the grad or autocast mode, or calls an autograd.Function; do that "
@@ -302,7 +314,8 @@ class Recorder:
             return args[0]
         if func in _ZERO:
             like = torch.empty((), dtype=args[0].dtype, device=args[0].device)
-            return func(like.expand(args[0].shape).contiguous(), *args[1:], **kwargs)
+            made = func(like.expand(args[0].shape).contiguous(), *args[1:], **kwargs)
+            return made if made.requires_grad else self.new(made)
         if func in (Tensor.unbind, torch.unbind) and (*args[1:], *kwargs.values()) in ((), (0,)):
             return tuple(self._select(args[0], k) for k in range(args[0].shape[0]))
         if func is Tensor.__getitem__ and type(args[1]) is int and args[0].ndim:
@@ -311,6 +324,23 @@ class Recorder:
                 raise IndexError(f"index {args[1]} is out of bounds for {length} steps")
             return self._select(args[0], args[1] % length)
         return self._record(func, args, kwargs)
+
+    def _written(self, func: Any, args: Sequence[Any], kwargs: dict, why: str) -> Deferred:
+        """What an operation in place leaves: the same tensor with another node.
+
+        Every reference to the tensor sees that, as it would see the write; a node that was taken
+        from it before stands for the value it had then. Where its memory is that of another tensor
+        as well, which would change with it, this is impossible.
+        """
+        target, function = args[0], _NOT_INPLACE.get(func)
+        owned = isinstance(target, Deferred) and target.own
+        if function is None or not owned or self._present_modes() != self._modes:
+            raise NotDeferrable(why)
+        made = self._record(function, args, kwargs)
+        if (made.shape, made.dtype) != (target.shape, target.dtype):
+            raise NotDeferrable(why)
+        target.node = made.node
+        return target.requires_grad_(made.requires_grad)
 
     def _now(
         self, func: Any, args: Sequence[Any], kwargs: dict, why: str, *, differentiable: bool
@@ -323,11 +353,13 @@ class Recorder:
         given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Deferred)]
         if not all(t.node.free and (differentiable or not t.requires_grad) for t in given):
             raise NotDeferrable(why)
+        for tensor in given:
+            tensor.own = False  # the result may be a view
         evaluate(t.node for t in given)
         return func(*mapped(_after_the_fact, args), **mapped(_after_the_fact, kwargs))
 
-    def _select(self, source: Tensor, step: int) -> Deferred:
-        node = node_of(source)
+    def _select(self, source: Deferred, step: int) -> Deferred:
+        node, source.own = source.node, False
         key = (id(node), step)
         if key not in self._selected:
             like = torch.empty(
@@ -346,11 +378,16 @@ class Recorder:
         if key is not None and key in self._known:
             return self._known[key]
         try:
-            like, device = self._like(func, args, kwargs)
+            (like, fresh), device = self._like(func, args, kwargs)
         except NotDeferrable as error:
             return self._now(func, args, kwargs, str(error), differentiable=True)
+        if not fresh:
+            for leaf in leaves((args, kwargs)):
+                if isinstance(leaf, Deferred):
+                    leaf.own = False
         if isinstance(like, Tensor):
             made = Deferred(like, device, node)
+            made.own = fresh and key is None
             if key is not None:
                 self._known[key] = made
             return made
@@ -361,8 +398,10 @@ class Recorder:
             )
         return self._now(func, args, kwargs, _need(func), differentiable=True)
 
-    def _like(self, func: Any, args: Sequence[Any], kwargs: dict) -> tuple[Any, torch.device]:
-        """What the result looks like, on the meta device."""
+    def _like(
+        self, func: Any, args: Sequence[Any], kwargs: dict
+    ) -> tuple[tuple[Any, bool], torch.device]:
+        """What the result looks like, on the meta device, and whether its memory is new."""
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.watch(*tensors)
         device = next(t.device for t in tensors if isinstance(t, Deferred))
@@ -377,12 +416,14 @@ class Recorder:
         except TypeError:  # not hashable
             key = None
         try:
-            like = func(*mapped(_on_meta, args), **mapped(_on_meta, kwargs))
+            given = mapped(_on_meta, (args, kwargs))
+            like = func(*given[0], **given[1])
         except Exception as error:
             raise NotDeferrable(_need(func, error)) from error
+        found = like, func not in _PERHAPS_VIEWS and not _memory(like) & _memory(given)
         if key is not None:
-            self._shapes[key] = like
-        return like, device
+            self._shapes[key] = found
+        return found, device
 
 
 # Functions without side effects or chance, whose results may be shared.
@@ -414,6 +455,13 @@ def _description(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.dtype, leaf.requires_grad
     return type(leaf), leaf
+
+
+def _memory(tree: Any) -> set[int]:
+    """The memory of the tensors among leaves, as numbers."""
+    return {
+        leaf.untyped_storage()._cdata for leaf in leaves(tree) if isinstance(leaf, Tensor)
+    }  # fmt: skip
 
 
 def _on_meta(leaf: Any) -> Any:

@@ -449,6 +449,55 @@ def test_what_cannot_be_fused_runs_as_written_with_one_warning(forward, reason):
     assert torch.equal(*gradients)
 
 
+class _Counting(nn.Module):
+    """Adds up spikes in place; what ``start`` makes of the first ones, ``look`` sees of the sum."""
+
+    def __init__(self, start, look=lambda total: total):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(5, 4), snntorch.Leaky(beta=0.9)
+        self.start, self.look = start, look
+
+    def forward(self, x):
+        mem, total, seen = self.lif.reset_mem(), None, []
+        for k, current in enumerate(x):
+            spk, mem = self.lif(3 * self.fc(current), mem)
+            total = self.start(spk) if total is None else total
+            total += spk
+            if k % 10 == 0:
+                seen.append(self.look(total))
+        total /= len(x)
+        total -= 0.01
+        total *= 2
+        return total, torch.stack([x.sum(0)[:, :4] + part for part in seen])
+
+
+@pytest.mark.parametrize(
+    ("start", "look", "fused_too"),
+    [
+        (lambda spk: 0, lambda total: total, True),
+        (lambda spk: 0 * spk, lambda total: 2 * total, True),
+        (lambda spk: spk.new_zeros(spk.shape), lambda total: total.clone(), True),
+        (torch.zeros_like, lambda total: total, True),
+        (lambda spk: 0, lambda total: total.view(BATCH, 4), False),
+        (lambda spk: 0, lambda total: total.detach(), False),
+        (lambda spk: 0, lambda total: total.contiguous(), False),
+        (lambda spk: spk, lambda total: total, False),
+    ],
+    ids=["number", "product", "new_zeros", "zeros_like", "view", "detach", "contiguous", "spikes"],
+)
+def test_sums_in_place_are_fused_where_no_view_could_see_them(start, look, fused_too):
+    torch.manual_seed(0)
+    stepped, fused = _swapped(_Counting(start, look))
+    x = torch.rand(STEPS, BATCH, 5)
+    if fused_too:
+        _assert_same(_pass(fused, x), _pass(stepped, x))
+        assert "25 steps" in fused.fusion
+    else:
+        with pytest.warns(UserWarning, match="add_ writes"), torch.no_grad():
+            for one, other in zip(fused(x), stepped(x), strict=True):
+                assert torch.equal(one, other)
+
+
 def test_a_buffer_that_is_filled_anew_in_each_step_is_not_taken_for_its_last_content():
     class Noisy(nn.Module):
         def __init__(self):
