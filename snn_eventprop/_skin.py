@@ -75,3 +75,9 @@ def described(neuron: Any, hosts: str) -> str:
         if getattr(neuron, name) != default:
             shown.append(f"{name}={getattr(neuron, name):g}")
     return ", ".join(shown)
+
+
+def handed_on(membrane: Tensor) -> Tensor | None:
+    """What a layer keeps of the membrane that it returns, to know copies of it in the next step."""
+    keep = membrane.requires_grad and not torch.compiler.is_compiling()
+    return membrane if keep else None

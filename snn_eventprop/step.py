@@ -112,6 +112,38 @@ def _remembered(membrane: Tensor) -> Tensor | None:
     return spike_slopes(membrane) if untouched and hasattr(membrane, "inverse_slopes") else None
 
 
+def _entries(membrane: Tensor, last: Tensor) -> Tensor | None:
+    """The inverse slopes of ``last`` where ``membrane`` consists of entries of it, else None.
+
+    Copies, slices and stacks have a Jacobian S with a single 1 in each row. Then S last is
+    ``membrane``, S of the squares its square, and S of ones are ones, which masks, factors, means
+    and shifts fail. S u is read from the transpose of u -> S^T u, which autograd knows.
+    """
+    inverse = _remembered(last)
+    if inverse is None or (membrane.shape == last.shape and not torch.equal(membrane, last)):
+        return None
+    pulled = torch.ones_like(membrane, requires_grad=True)
+    try:
+        (pushed,) = torch.autograd.grad(
+            membrane, last, pulled, create_graph=True, allow_unused=True
+        )
+        if pushed is None or not pushed.requires_grad:
+            return None
+
+        def taken(values: Tensor) -> Tensor:
+            return torch.autograd.grad(pushed, pulled, values, retain_graph=True)[0]
+
+        values, wanted = last.detach(), membrane.detach()
+        same = (
+            torch.equal(taken(values), wanted)
+            and torch.equal(taken(values.square()), wanted.square())
+            and bool((taken(torch.ones_like(values)) == 1).all())
+        )
+        return taken(inverse) if same else None
+    except RuntimeError:  # no second derivative: whatever it was, it was no copy
+        return None
+
+
 def _made_by_a_step(membrane: Tensor) -> bool:
     """Whether a step lies behind ``membrane``, rather than, say, a trainable initial state."""
     ahead, seen = [membrane.grad_fn], set()
@@ -126,11 +158,17 @@ def _made_by_a_step(membrane: Tensor) -> bool:
     return False
 
 
-def earlier_spikes(membrane: Tensor, recover: Callable[[], Tensor] | None = None) -> Tensor | None:
+def earlier_spikes(
+    membrane: Tensor, last: Tensor | None = None, recover: Callable[[], Tensor] | None = None
+) -> Tensor | None:
     """Inverse slopes (0: no spike) of the step that made ``membrane``; None: no gradient to send.
 
-    ``recover`` computes them from the state, for a membrane that has passed through other
-    operations since; None where the state does not tell them.
+    Args:
+        membrane: as it comes in.
+        last: the membrane that the layer has returned last, of which ``membrane`` may be a copy, a
+            slice or a stack.
+        recover: computes the slopes from the state; for reentrant checkpointing, which hands on
+            states bare of all that was attached to them.
 
     Raises:
         RuntimeError: a step lies behind ``membrane``, but its spikes are unknown.
@@ -138,22 +176,31 @@ def earlier_spikes(membrane: Tensor, recover: Callable[[], Tensor] | None = None
     if not torch.is_grad_enabled() or not membrane.requires_grad:
         return None
     compiling = torch.compiler.is_compiling()
-    # Reentrant checkpointing hands on states as leaves, when it runs a part again in the backward.
-    rerun = membrane.is_leaf and not compiling and torch._C._current_graph_task_id() != -1
-    if membrane.is_leaf and not rerun:
-        return None
+    if membrane.is_leaf:
+        # Reentrant checkpointing hands on states as leaves, when it runs a part again in the
+        # backward.
+        rerun = not compiling and torch._C._current_graph_task_id() != -1
+        if not rerun:
+            return None
+        if recover is not None:
+            return recover()
     inverse = _remembered(membrane)
     if inverse is not None:
         return inverse
-    if not compiling and not rerun and not _made_by_a_step(membrane):
-        return None
-    if recover is not None:
-        return recover()
+    if not compiling:
+        if not membrane.is_leaf and not _made_by_a_step(membrane):
+            return None
+        inverse = None if last is None else _entries(membrane, last)
+        if inverse is not None:
+            # The same tensor may come in again, as when checkpointing runs a part once more.
+            remember_spikes(membrane, inverse)
+            return inverse
     raise RuntimeError(
-        "the membrane passed in is differentiable but is not the tensor that the previous step "
-        "returned, so the slopes of the spikes before are unknown and the gradient would be "
-        "wrong; pass the membrane as it was returned, or detach it (and checkpoint with "
-        "use_reentrant=False)"
+        "the membrane passed in is differentiable, but is neither what this layer returned last "
+        "nor made of its entries, so the slopes of the spikes before are unknown and the gradient "
+        "would be wrong; pass the membrane as it was returned, a copy or a slice of it, or detach "
+        "it (checkpoint with use_reentrant=False); what shall act on the membrane can be added to "
+        "the input current instead, and a mask can act on input and spikes"
     )
 
 
@@ -170,6 +217,7 @@ def emit(
     v_reset: Tensor | None = None,
     reset: Reset,
     pending: Tensor | None = None,
+    last: Tensor | None = None,
     recover: Callable[[], Tensor] | None = None,
     count_slope: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -185,17 +233,16 @@ def emit(
         threshold, v_reset: broadcast against V; v_reset None is 0.
         reset: "delayed" acts in step k + 1, "immediate" on the membrane returned.
         pending: spikes of step k - 1 whose delayed reset acted in this step, as numbers.
-        recover: see ``earlier_spikes``.
+        last, recover: see ``earlier_spikes``.
         count_slope: straight-through d(spike)/dV, added to the exact gradient (a heuristic).
 
     Raises:
-        RuntimeError: ``previous`` needs a gradient, is not what a step returned, and the state
-            does not tell the spikes before.
+        RuntimeError: ``previous`` needs a gradient, but is not what a step returned.
     """
     differentiable = (free, previous, threshold, *(() if v_reset is None else (v_reset,)))
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)):
         return spikes, membrane
-    earlier = None if reset == "none" else earlier_spikes(previous, recover)
+    earlier = None if reset == "none" else earlier_spikes(previous, last, recover)
     with torch.no_grad():
         drop = threshold if v_reset is None else threshold - v_reset
         if reset == "none":

@@ -189,28 +189,83 @@ def test_count_gradient_adds_the_surrogate_gradient_of_spike_grad():
     torch.testing.assert_close(parts[1], parts[0] + 0.5 * parts[2])
 
 
-@pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
-def test_a_membrane_altered_between_steps_never_gives_a_silent_wrong_gradient(name):
+COPIES = {
+    "itself": lambda mem: mem,
+    "copied": lambda mem: mem.clone(),
+    "of a stack": lambda mem: torch.stack([mem.detach(), mem])[-1],
+    "in parts": lambda mem: torch.cat([mem[:1], mem[1:]]),
+    "times one": lambda mem: mem * 1.0,
+}
+CHANGES = {
+    "masked": lambda mem: mem * (torch.arange(mem.shape[-1]) > 0),
+    "spikes masked": lambda mem: mem * (mem <= 1),
+    "clamped": lambda mem: mem.clamp(max=1.0),
+    "scaled": lambda mem: 0.9 * mem,
+    "shifted": lambda mem: mem - 0.05,
+    "averaged": lambda mem: (mem + mem.flip(0)) / 2,
+    "in place": lambda mem: mem.mul_(0.9),
+}
+BETWEEN = {**COPIES, **CHANGES}
+
+
+def count_gradient(layer, change, x):
+    """Of the sum of all spikes, none of which is near the end: 0, as spikes do not appear."""
+    weight = torch.full((3,), 1.5, dtype=torch.float64, requires_grad=True)
+    states, count = (), torch.zeros(())
+    for current in torch.cat([x, torch.full((20, *x.shape[1:]), -1.0)]):
+        spikes, *states = layer(current * weight, *states)
+        if "spk" in layer._states:
+            states = [spikes, *states]
+        states[-1] = change(states[-1])
+        count = count + spikes.sum()
+    assert count > 10 and not spikes.any()
+    return torch.autograd.grad(count, weight)[0]
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("name", ["Leaky", "RLeaky", "Synaptic", "RSynaptic"])
+def test_copies_of_a_membrane_have_its_gradient_and_altered_ones_raise(name, between):
     torch.manual_seed(1)
-    arguments = {"beta": 0.9, **({"alpha": 0.8} if name == "Synaptic" else {})}
-    x = torch.rand(12, 2, 3, dtype=torch.float64, requires_grad=True)
-    factor = torch.randn(12, 2, 3, dtype=torch.float64)
-
-    def run(change):
-        layer = getattr(ep, name)(**arguments).double()
-        states, spikes = (), []
-        for current in x:
-            spk, *states = layer(current, *states)
-            states[-1] = change(states[-1])
-            spikes.append(spk)
-        return torch.autograd.grad((torch.stack(spikes) * factor).sum(), x)[0]
-
-    direct = run(lambda mem: mem)
-    if name == "Leaky":  # its slope is not part of its state
-        with pytest.raises(RuntimeError, match="as it was returned"):
-            run(lambda mem: mem.clone())
+    arguments = {"beta": 0.9, **({"alpha": 0.8} if "Synaptic" in name else {})}
+    arguments |= {"all_to_all": False, "V": -0.2} if name[0] == "R" else {}
+    layer = getattr(ep, name)(**arguments, grazing_guard=0.0).double()
+    x = torch.rand(30, 2, 3, dtype=torch.float64)
+    if between in COPIES:
+        assert count_gradient(layer, BETWEEN[between], x).abs().max() < 1e-9
     else:
-        torch.testing.assert_close(run(lambda mem: mem.clone()), direct)
+        with pytest.raises(RuntimeError, match="as it was returned"):
+            count_gradient(layer, BETWEEN[between], x)
+
+
+def test_a_detached_membrane_may_be_altered():
+    x = torch.rand(30, 2, 3, dtype=torch.float64)
+    layer = ep.Synaptic(alpha=0.8, beta=0.9).double()
+    assert torch.isfinite(count_gradient(layer, lambda mem: 0.9 * mem.detach(), x)).all()
+
+
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
+def test_a_part_of_the_batch_goes_on_with_its_gradient(name):
+    """What is dropped ends at the border, what is kept knows its slopes."""
+    arguments = {"beta": 0.9, **({"alpha": 0.8} if name == "Synaptic" else {})}
+    layer = getattr(ep, name)(**arguments).double()
+    x = torch.rand(24, 4, 3, dtype=torch.float64, requires_grad=True)
+    factor = torch.randn(24, 4, 3, dtype=torch.float64)
+    kept, left = torch.tensor([2, 0]), torch.tensor([1, 3])
+
+    def run(states, steps, part):
+        if not states:
+            layer.reset_mem()
+        given = dict(zip(layer._states, states, strict=False))
+        spikes, *states = layer.sequence(x[steps][:, part], **given)
+        return (spikes * factor[steps][:, part]).sum(), states
+
+    whole, _ = run([], slice(0, 24), kept)
+    ended, _ = run([], slice(0, 12), left)
+    (expected,) = torch.autograd.grad(whole + ended, x)
+    assert expected.any()
+    found, states = run([], slice(0, 12), slice(None))
+    more, _ = run([state[kept] for state in states], slice(12, 24), kept)
+    torch.testing.assert_close(torch.autograd.grad(found + more, x)[0], expected)
 
 
 def test_a_trainable_initial_state_receives_its_gradient():

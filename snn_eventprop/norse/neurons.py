@@ -11,7 +11,7 @@ from norse.torch.module.snn import _merge_states
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .._skin import GRAZING_GUARD, count_slope, described, option, shown_signature
+from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
 from ..drive import LinearDrive
 from ..fuse import ChainRun, entering, recorder
 from ..op import has_backend
@@ -41,6 +41,8 @@ class EventPropNeuron(torch.nn.Module):
 
     ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.
     """
+
+    _last: Tensor | None = None  # the membrane returned last
 
     grazing_guard: float
     count_gradient: float
@@ -85,6 +87,7 @@ class EventPropNeuron(torch.nn.Module):
         """Undo ``_adopt``."""
         for name in _OWN_ARGUMENTS:
             delattr(self, name)
+        self.__dict__.pop("_last", None)
 
     # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
     # Norse: float32 constants in a float64 model are part of what Norse computes.
@@ -101,7 +104,9 @@ class EventPropNeuron(torch.nn.Module):
         return self
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "p": tuple(self.p)}
+        state = {**self.__dict__, "p": tuple(self.p)}
+        state.pop("_last", None)  # pickle and deepcopy take no part of a graph
+        return state
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
@@ -198,9 +203,11 @@ class EventPropNeuron(torch.nn.Module):
             threshold=p.v_th,
             v_reset=p.v_reset,
             reset="immediate",
+            last=self._last,
             recover=recover,
             count_slope=None if counts is None else counts(over),
         )
+        self._last = handed_on(membrane)
         spikes = spikes.to_sparse() if sparse else spikes
         if recurrent:
             return spikes, host.LIFState(z=spikes, v=membrane, i=decayed)
@@ -278,7 +285,7 @@ class EventPropNeuron(torch.nn.Module):
         def given(value: Tensor) -> Tensor:
             return value.to(current.dtype).expand(last).reshape(shape)
 
-        earlier = earlier_spikes(state.v)
+        earlier = earlier_spikes(state.v, self._last)
         dtype = current.dtype
         gain = (dt * p.tau_mem_inv).to(dtype)
         decay = 1 - (dt * p.tau_syn_inv).to(dtype)
@@ -299,6 +306,7 @@ class EventPropNeuron(torch.nn.Module):
         v = out.membrane.reshape(last) + p.v_leak
         if out.membrane.requires_grad:
             remember_spikes(v, spike_slopes(out.membrane).reshape(last))
+        self._last = handed_on(v)
         if recurrent is None:
             return spikes, host.LIFFeedForwardState(v=v, i=i)
         return spikes, host.LIFState(z=spikes[-1].clone(), v=v, i=i)

@@ -8,7 +8,7 @@ import snntorch
 import torch
 from torch import Tensor
 
-from .._skin import GRAZING_GUARD, count_slope, described, option, shown_signature
+from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
 from ..drive import LinearDrive
 from ..fuse import ChainRun, entering, recorder
 from ..op import has_backend
@@ -40,6 +40,7 @@ class EventPropNeuron(torch.nn.Module):
     """
 
     _states: tuple[str, ...] = ("mem",)
+    _last: Tensor | None = None  # the membrane returned last
 
     grazing_guard: float
     count_gradient: float
@@ -122,6 +123,7 @@ class EventPropNeuron(torch.nn.Module):
         """Undo ``_adopt``, but for ``spike_grad``, which is the same function."""
         for name in _OWN_ARGUMENTS:
             delattr(self, name)
+        self.__dict__.pop("_last", None)
         for name in self._states:
             self.register_buffer(name, self.__dict__.pop(name).detach(), persistent=False)
 
@@ -146,6 +148,7 @@ class EventPropNeuron(torch.nn.Module):
     def __getstate__(self) -> dict:
         """For pickle and deepcopy: states leave their graph."""
         state = self.__dict__.copy()
+        state.pop("_last", None)
         for name in (*self._states, "reset"):
             if isinstance(state.get(name), Tensor):
                 state[name] = state[name].detach()
@@ -330,12 +333,12 @@ class EventPropNeuron(torch.nn.Module):
             reset="subtract" if self.reset_mechanism == "subtract" else zero,
             delayed=self.reset_delay,
             current0=alpha * self.syn if "syn" in self._states else None,
-            membrane0=self.mem, earlier=earlier_spikes(self.mem),
+            membrane0=self.mem, earlier=earlier_spikes(self.mem, self._last),
             spikes0=before,
             recurrent=recurrent, trace=trace,
             count_slope=count_slope(self.spike_grad, self.count_gradient), tag=id(self),
         )  # fmt: skip
-        self.mem = out.membrane
+        self.mem, self._last = out.membrane, handed_on(out.membrane)
         if "syn" in self._states:
             self.syn = out.current
         if "spk" in self._states:
@@ -439,11 +442,12 @@ class EventPropNeuron(torch.nn.Module):
             threshold=threshold,
             reset=kind,
             pending=reset,
+            last=self._last,
             recover=recover if has_synapse and self.reset_delay else None,
             count_slope=None if counts is None else counts(over),
         )
         spikes = spikes * self.graded_spikes_factor
-        self.reset, self.mem = reset, mem
+        self.reset, self.mem, self._last = reset, mem, handed_on(mem)
         if has_synapse:
             self.syn = current
         if "spk" in self._states:
