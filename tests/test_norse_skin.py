@@ -112,6 +112,112 @@ def test_sequences_equal_the_host_and_steps_in_values_and_gradients(
             assert error < (1e-9 if dtype == torch.float64 else 5e-3)
 
 
+COPIES = {
+    "itself": lambda v: v,
+    "copied": lambda v: v.clone(),
+    "of a stack": lambda v: torch.stack([v.detach(), v])[-1],
+}
+CHANGES = {
+    "shifted a little": lambda v: v + 1e-12,
+    "scaled": lambda v: 0.9 * v,
+    "masked": lambda v: v * (torch.arange(v.shape[-1]) > 0),
+    "spikes masked": lambda v: v * (v > 0),
+    "clamped": lambda v: v.clamp(min=0.01),
+    "in place": lambda v: v.mul_(0.9),
+}
+BETWEEN = {**COPIES, **CHANGES}
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("v_reset", [0.0, -0.1])
+@pytest.mark.parametrize("recurrent", [False, True], ids=["LIFCell", "LIFRecurrentCell"])
+def test_copies_of_v_have_its_gradient_and_altered_ones_raise(recurrent, v_reset, between):
+    """A count of spikes that are not near the end has the gradient 0."""
+    p = norse.LIFParameters(
+        v_th=torch.tensor(0.3, dtype=torch.float64), v_reset=torch.tensor(v_reset).double()
+    )
+    torch.manual_seed(0)
+    if recurrent:
+        cell = ep.LIFRecurrentCell(NEURONS, NEURONS, p, grazing_guard=0.0).double()
+        cell.recurrent_weights.data.mul_(0.1)
+        cell.input_weights.data.copy_(torch.eye(NEURONS))
+    else:
+        cell = ep.LIFCell(p, grazing_guard=0.0)
+    weight = torch.full((NEURONS,), 4.0, dtype=torch.float64, requires_grad=True)
+    x = (torch.rand(60, 3, NEURONS) < 0.3).double()
+
+    def gradient():
+        state, count = None, torch.zeros(())
+        for current in torch.cat([x, torch.full((30, 3, NEURONS), -1.0)]):
+            spikes, state = cell(current * weight, state)
+            state = state._replace(v=BETWEEN[between](state.v))
+            count = count + spikes.sum()
+        assert count > 10 and not spikes.any()
+        return torch.autograd.grad(count, weight)[0]
+
+    if between in CHANGES:
+        with pytest.raises(RuntimeError, match="as it was returned"):
+            gradient()
+    else:
+        assert gradient().abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["LIF", "LIFRecurrent"])
+def test_some_samples_of_a_batch_go_on_with_their_gradients(name):
+    _, layer = _pair(name)
+    x = _input(name, torch.float64).requires_grad_()
+    factor = torch.randn(40, 3, NEURONS, dtype=torch.float64)
+
+    def worth(spikes, steps, samples):
+        return (spikes * factor[steps, samples]).sum()
+
+    whole, _ = layer(x[:, :2])
+    ended, _ = layer(x[:15, 2:])
+    loss = worth(whole, slice(40), slice(2)) + worth(ended, slice(15), slice(2, 3))
+    (expected,) = torch.autograd.grad(loss, x)
+    first, state = layer(x[:15])
+    state = type(state)(*(value[:2] for value in state))
+    second, last = layer(x[15:, :2], state)
+    assert last.v.shape == (2, NEURONS) and expected.any()
+    loss = worth(first, slice(15), slice(3)) + worth(second, slice(15, 40), slice(2))
+    torch.testing.assert_close(torch.autograd.grad(loss, x)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["LIFCell", "LIF", "LIFRecurrentCell", "LIFRecurrent"])
+def test_a_state_of_another_batch_is_named(name):
+    _, layer = _pair(name, dtype=torch.float32)
+    x = _input(name, torch.float32)
+    x = x[0] if "Cell" in name else x
+    _, state = layer(x)
+    with pytest.raises(ValueError, match=r"state\.[vz] has shape \(3, 5\).* needs \(2, 5\)"):
+        layer(x[..., :2, :], state)
+    _, state = layer(x[..., :1, :])
+    assert layer(x, state)[0].shape == (*x.shape[:-1], NEURONS)  # one state for all samples
+
+
+def test_masked_spikes_between_chunks_are_those_of_the_steps():
+    _, layer = _pair("LIFRecurrent")
+    x = _input("LIFRecurrent", torch.float64)
+    x[14] += 5.0
+    x.requires_grad_()
+    factor = torch.randn(40, 3, NEURONS, dtype=torch.float64)
+
+    def gradient(run):
+        first, state = run(x[:15], None)
+        assert state.z.any()
+        second, _ = run(x[15:], state._replace(z=0 * state.z))
+        return torch.autograd.grad((torch.cat([first, second]) * factor).sum(), x)[0]
+
+    def step(part, state):
+        state, outs = layer._start(part, state), []
+        for current in part:
+            out, state = layer._advance(current, state)
+            outs.append(out)
+        return torch.stack(outs), state
+
+    torch.testing.assert_close(gradient(layer), gradient(step))
+
+
 @pytest.mark.parametrize("recurrent", [False, True], ids=["LIFCell", "LIFRecurrentCell"])
 def test_cells_converge_first_order_to_the_continuous_gradient(recurrent):
     task = problem(recurrent, "spikes")

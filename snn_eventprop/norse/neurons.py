@@ -111,8 +111,33 @@ class EventPropNeuron(torch.nn.Module):
     def __setstate__(self, state: dict) -> None:
         super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
 
-    def _start(self, input_tensor: Tensor | LinearDrive, state):
-        return self.state_fallback(input_tensor) if state is None else state
+    def _start(self, input_tensor: Tensor | LinearDrive, state, steps: bool = False):
+        """The state, of which each field fits one step of the input, or a zero one.
+
+        Args:
+            steps: the first dimension of the input is time.
+        """
+        if state is None:
+            return self.state_fallback(input_tensor)
+        one = self._shape_of_a_step(input_tensor, steps)
+        for name, value in state._asdict().items():
+            if value.shape == one:
+                continue
+            try:
+                torch.broadcast_shapes(value.shape, one)
+            except RuntimeError:
+                raise ValueError(
+                    f"state.{name} has shape {tuple(value.shape)}, but one step of the input "
+                    f"{tuple(input_tensor.shape)} needs {tuple(one)}; to go on with some samples "
+                    "alone, take these of every field of the state"
+                ) from None
+        return state
+
+    def _shape_of_a_step(self, input_tensor: Tensor | LinearDrive, steps: bool) -> torch.Size:
+        one = input_tensor.shape[steps:]
+        if isinstance(self, _RECURRENT):
+            one = torch.Size((*one[:-1], len(self.recurrent_weights)))
+        return one
 
     def _step(self, input_tensor: Tensor, state):
         state = self._start(input_tensor, state)
@@ -214,18 +239,20 @@ class EventPropNeuron(torch.nn.Module):
         return spikes, host.LIFFeedForwardState(v=membrane, i=decayed)
 
     def _sequence(self, input_tensor: Tensor | LinearDrive, state):
-        spikes, state, _ = self._run(input_tensor, self._start(input_tensor, state))
+        state = self._start(input_tensor, state, steps=True)
+        spikes, state, _ = self._run(input_tensor, state)
         return spikes, state
 
     def _run(self, input_tensor: Tensor | LinearDrive, state):
         """All steps from a state: spikes, the state, and how they ran (see ``ChainRun``)."""
         folded = input_tensor if isinstance(input_tensor, LinearDrive) else None
-        obstacle = self._obstacle(folded.raster if folded else input_tensor, state)  # type: ignore[arg-type]
+        one = self._shape_of_a_step(input_tensor, steps=True)
+        obstacle = self._obstacle(folded.raster if folded else input_tensor, state, one)  # type: ignore[arg-type]
         if folded is not None and (obstacle or not folded.prefers_events()):
             input_tensor = folded.dense()
         remark = ChainRun.told(input_tensor, obstacle)
         if not obstacle:
-            return *self._run_fused(input_tensor, state), remark
+            return *self._run_fused(input_tensor, state, one), remark
         spikes, states = [], []
         for current in input_tensor:  # type: ignore[union-attr]
             out, state = self._advance(current, state)
@@ -245,7 +272,7 @@ class EventPropNeuron(torch.nn.Module):
             return "learned v_reset or v_leak"
         return None
 
-    def _obstacle(self, input_tensor: Tensor, state) -> str | None:
+    def _obstacle(self, input_tensor: Tensor, state, one: torch.Size) -> str | None:
         """Why the engine would not compute exactly what the steps do, if so."""
         if input_tensor.is_sparse:
             return "sparse input"
@@ -255,9 +282,16 @@ class EventPropNeuron(torch.nn.Module):
             return f"no kernel for {input_tensor.dtype} on {input_tensor.device.type}"
         if self._stepped():
             return self._stepped()
+        if any(torch.broadcast_shapes(value.shape, one) != one for value in state):
+            return "a state of more samples than the input, which goes to all of them"
         if hasattr(state, "z"):
-            binary = bool(((state.z == 0) | (state.z == 1)).all())
-            return None if binary else "spikes at the start that are neither 0 nor 1"
+            if not bool(((state.z == 0) | (state.z == 1)).all()):
+                return "spikes at the start that are neither 0 nor 1"
+            # The engine reads from z which neurons have spiked; z may have been masked since.
+            earlier = earlier_spikes(state.v, self._last)
+            if earlier is not None and bool(((earlier != 0) & (state.z == 0)).any()):
+                return "spikes at the start that were masked"
+            return None
         # Surrogates read V before its reset, which the engine knows of upward crossings alone.
         start = torch.maximum(state.v, self.p.v_reset)
         if self.count_gradient and bool((start > self.p.v_th).any()):
@@ -274,16 +308,16 @@ class EventPropNeuron(torch.nn.Module):
         drive = LinearDrive(current.flatten(1, -2), self.input_weights)
         return drive if drive.prefers_events() else drive.dense()
 
-    def _run_fused(self, input_tensor: Tensor | LinearDrive, state):
+    def _run_fused(self, input_tensor: Tensor | LinearDrive, state, one: torch.Size):
         p, dt = self.p, self.dt
         recurrent = None
         current = self._drive(input_tensor)
         if isinstance(self, _RECURRENT):
             recurrent = self.recurrent_weights.t().contiguous()
-        last, shape = state.i.shape, current.shape[1:]
+        shape = current.shape[1:]
 
         def given(value: Tensor) -> Tensor:
-            return value.to(current.dtype).expand(last).reshape(shape)
+            return value.to(current.dtype).expand(one).reshape(shape)
 
         earlier = earlier_spikes(state.v, self._last)
         dtype = current.dtype
@@ -301,11 +335,11 @@ class EventPropNeuron(torch.nn.Module):
             recurrent=recurrent, count_slope=count_slope(self._surrogate, self.count_gradient),
             tag=id(self),
         )  # fmt: skip
-        spikes = out.spikes.reshape(-1, *last)
-        i = (out.current * decay).reshape(last)
-        v = out.membrane.reshape(last) + p.v_leak
+        spikes = out.spikes.reshape(-1, *one)
+        i = (out.current * decay).reshape(one)
+        v = out.membrane.reshape(one) + p.v_leak
         if out.membrane.requires_grad:
-            remember_spikes(v, spike_slopes(out.membrane).reshape(last))
+            remember_spikes(v, spike_slopes(out.membrane).reshape(one))
         self._last = handed_on(v)
         if recurrent is None:
             return spikes, host.LIFFeedForwardState(v=v, i=i)
