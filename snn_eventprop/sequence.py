@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from . import op
 from .drive import LinearDrive
-from .step import remember_spikes
+from .step import beside_the_drop, remember_spikes
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -115,18 +115,55 @@ def _with_counts(
     )
 
 
-def _last_inverse_slopes(spikes: op.GridSpikes, steps: int, floor: Tensor, drop: Tensor) -> Tensor:
-    """Inverse slopes [B, H] of the spikes of the last bin; 0 elsewhere."""
-    last = spikes.bins == steps - 1
-    batch = spikes.offsets.numel() - 1
-    sample = _samples(spikes)[last]
-    units = spikes.units[last].long()
-    slope = torch.maximum(spikes.slopes[last], floor[units])
-    # Nothing can be sent through a spike whose slope is the reset to the last digit (see step).
-    tiny = 4 * torch.finfo(slope.dtype).eps
-    inverse = slope.new_zeros(batch, floor.numel())
-    inverse[sample, units] = torch.where((slope - drop[units]).abs() <= tiny * slope, 0, 1 / slope)
-    return inverse
+class _LastJump(torch.autograd.Function):
+    """The membrane of the last bin, whose spikes jump by other slopes than the engine's.
+
+    What later bins send for those spikes is divided by f = 1 - drop / slope (see ``step``), so
+    the jump has to scale it with the same f. It does with the engine's; the difference, ``more``,
+    reaches a at each spike through the spike's mark, which the jump leaves alone.
+    """
+
+    @staticmethod
+    def forward(ctx, voltage, marks, threshold, more, last, sample, units):
+        ctx.save_for_backward(more, last, sample, units)
+        ctx.sizes = marks.numel(), threshold.numel()
+        return voltage.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, p):
+        more, last, sample, units = ctx.saved_tensors
+        spikes, size = ctx.sizes
+        added = p.reshape(len(p), size)[sample, units] * more
+        grad_marks = p.new_zeros(spikes).index_put((last,), added)
+        grad_threshold = p.new_zeros(size).index_put((units,), -added, accumulate=True)
+        return p, grad_marks, grad_threshold, None, None, None, None
+
+
+def _handed_on(
+    spikes: op.GridSpikes,
+    steps: int,
+    shape: list[int],
+    threshold: Tensor,
+    floor: Tensor,
+    drop: Tensor,
+) -> Tensor:
+    """The membrane [B, *shape] of the last bin, with the inverse slopes of its spikes."""
+    voltage = spikes.last_voltage.view(len(spikes.last_voltage), *shape)
+    if not voltage.requires_grad:
+        return voltage.clone()
+    with torch.no_grad():
+        last = (spikes.bins == steps - 1).nonzero().squeeze(1)
+        sample, units = _samples(spikes)[last], spikes.units[last].long()
+        height = drop[units]
+        engines = torch.maximum(spikes.slopes[last], floor[units])
+        slope = beside_the_drop(engines, height)
+        inverse = torch.zeros_like(spikes.last_voltage)
+        inverse[sample, units] = 1 / slope
+        more = torch.where(slope == engines, 0, height * (1 / engines - 1 / slope))
+    membrane = _LastJump.apply(voltage, spikes.marks, threshold, more, last, sample, units)
+    remember_spikes(membrane, inverse.view_as(membrane))
+    return membrane
 
 
 def run_sequence(
@@ -213,14 +250,9 @@ def run_sequence(
         out = _WorthBeforeTheFirstBin.apply(
             out, voltage0, coefficients[3], earlier, drop, delayed
         )
-    membrane = spikes.last_voltage.view(batch, *shape).clone()
-    if membrane.requires_grad:
-        with torch.no_grad():
-            inverse = _last_inverse_slopes(spikes, steps, floors, drop)
-        remember_spikes(membrane, inverse.view(batch, *shape))
     return Sequence(
         out.view(steps, batch, *shape),
         spikes.last_current.view(batch, *shape).clone(),
-        membrane,
+        _handed_on(spikes, steps, shape, coefficients[3], floors, drop),
         spikes.trace.view(steps, batch, *shape) if trace else None,
     )

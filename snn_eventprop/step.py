@@ -84,16 +84,22 @@ class _Emit(torch.autograd.Function):
         return a, grad_previous, grad_threshold, grad_v_reset, *(None,) * 7
 
 
+def beside_the_drop(slope: Tensor, drop: Tensor) -> Tensor:
+    """``slope``, moved a little where it equals the height of the reset.
+
+    There f = 1 - drop / slope vanishes, and nothing could be sent through it. Moving the slope by
+    a relative sqrt(eps) bounds both the error so made and the rounding error at sqrt(eps).
+    """
+    margin = torch.finfo(slope.dtype).eps ** 0.5
+    return torch.where((slope - drop).abs() < margin * drop.abs(), drop * (1 + margin), slope)
+
+
 def inverse_slopes(
     crossing: Tensor, slope: Tensor, over: Tensor, floor: Tensor, drop: Tensor
 ) -> Tensor:
     """1 / (V' dt) where there was an upward crossing, else 0; ``over`` is V[k] - theta."""
     crossing = crossing & (slope >= over)
-    slope = torch.maximum(slope, floor)
-    # f = 1 - drop / slope may not vanish, or nothing could be sent through it. Moving the slope by
-    # a relative sqrt(eps) bounds both the error so made and the rounding error at sqrt(eps).
-    margin = torch.finfo(slope.dtype).eps ** 0.5
-    slope = torch.where((slope - drop).abs() < margin * drop.abs(), drop * (1 + margin), slope)
+    slope = beside_the_drop(torch.maximum(slope, floor), drop)
     return torch.where(crossing, 1 / slope, 0)
 
 

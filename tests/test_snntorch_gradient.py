@@ -268,6 +268,32 @@ def test_a_part_of_the_batch_goes_on_with_its_gradient(name):
     torch.testing.assert_close(torch.autograd.grad(found + more, x)[0], expected)
 
 
+@pytest.mark.parametrize("above", [1e-2, 1e-4, 1e-6, 3e-7, 1e-7, 0.0, -1e-7, -1e-5])
+@pytest.mark.parametrize("learned", ["beta", "threshold"])
+def test_a_chunk_may_end_at_a_spike_as_steep_as_the_reset_is_high(above, learned):
+    """There the membrane that is handed on can carry nothing, were it not moved a little."""
+    currents = torch.tensor([0.0, 1.0, 0.3, 0.5, 1.2, 0.2, 0.7])
+    worth = torch.arange(7.0)
+
+    def gradients(lengths):
+        lif = ep.Leaky(beta=0.9, grazing_guard=0.0, **{f"learn_{learned}": True})
+        weight = torch.tensor(1.1 * (1 + above), requires_grad=True)
+        mem, spikes = lif.reset_mem(), []
+        for chunk in (weight * currents)[:, None, None].split(lengths):
+            if len(chunk) == 1:
+                out, mem = lif(chunk[0], mem)
+                spikes.append(out[None])
+            else:
+                out, mem = lif.sequence(chunk, mem=mem)
+                spikes.append(out)
+        loss = (torch.cat(spikes)[:, 0, 0] * worth).sum() + mem.sum()
+        return torch.stack(torch.autograd.grad(loss, [weight, getattr(lif, learned)]))
+
+    whole = gradients([7])
+    for lengths in ([2, 5], [2, *[1] * 5], [1] * 7, [1, 1, 5]):
+        torch.testing.assert_close(gradients(lengths), whole, rtol=2e-3, atol=1e-4)
+
+
 def test_a_trainable_initial_state_receives_its_gradient():
     layer = ep.Leaky(beta=0.9).double()
     start = torch.full((3,), 0.5, dtype=torch.float64, requires_grad=True)
