@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import os
 import pickle
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -175,6 +177,30 @@ def test_host_resets_reach_our_neurons_and_their_copies():
     net(torch.rand(2, 6))
     snntorch.Leaky.detach_hidden()
     assert not net[1].mem.requires_grad
+
+
+def test_copies_and_swapped_models_are_freed():
+    model, known = _sequential(), snntorch.SpikingNeuron.instances
+    made = [
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        snn_eventprop.swap(Nested(), verbose=False),
+        snn_eventprop.swap(model, verbose=False),
+    ]
+    made[0](torch.rand(2, 6))
+    neurons = [
+        weakref.ref(module)
+        for net in made for module in net.modules() if isinstance(module, snntorch.SpikingNeuron)
+    ]  # fmt: skip
+    assert len(neurons) == 8
+    utils.reset(made[0])
+    del made
+    gc.collect()
+    assert not any(neuron() for neuron in neurons)
+    before = len(known)
+    copies = [copy.deepcopy(model) for _ in range(5)]
+    utils.reset(copies[0])
+    assert len(known) <= before + 10  # places of those that are gone are taken
 
 
 def test_models_copy_pickle_and_save_with_live_state():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import snntorch
@@ -159,10 +160,21 @@ class EventPropNeuron(torch.nn.Module):
         self._enlist()
 
     def _enlist(self) -> None:
-        """Be on snnTorch's list, by which ``utils.reset`` finds neurons, as a copy too."""
+        """Be on snnTorch's list, by which ``utils.reset`` finds neurons, as a copy too.
+
+        By a weak reference, for what stands on the list itself is never freed.
+        """
         known = snntorch.SpikingNeuron.instances
-        if not any(neuron is self for neuron in known):
-            known.append(self)
+        mine = self, *weakref.getweakrefs(self)
+        if any(entry is own for entry in known for own in mine):
+            return
+
+        def leave(dead) -> None:
+            # The place stays until the next one comes: snnTorch may be counting through the list.
+            known[:] = [None if entry is dead else entry for entry in known]
+
+        known[:] = [entry for entry in known if entry is not None]
+        known.append(weakref.proxy(self, leave))
 
     def _start(self, given: dict[str, Tensor | None], like: Tensor) -> None:
         if self.init_hidden and any(value is not None for value in given.values()):
