@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ._report import latest_jumps
+from ._report import forget, latest_jumps
 
 
 class LayerRecord(NamedTuple):
@@ -22,6 +22,15 @@ class LayerRecord(NamedTuple):
         return torch.bincount(self.units, minlength=self.size)
 
 
+def keep_record(module: Any, record: LayerRecord) -> None:
+    """Let ``collect`` find what the layer's forward pass did."""
+    if torch.compiler.is_exporting():
+        return
+    if module._record is None and not torch.compiler.is_compiling():
+        forget(id(module))  # of a layer that lived at this address before
+    module._record = record
+
+
 class LayerDiagnostics(NamedTuple):
     """One spiking layer after a step."""
 
@@ -33,7 +42,12 @@ class LayerDiagnostics(NamedTuple):
 
 
 def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
-    """Diagnostics of every EventProp layer of ``model`` that has run, by module name.
+    """Diagnostics of the EventProp layers of ``model`` whose last forward pass ran on the engine.
+
+    These are ``EventPropLIF`` and ``EventPropNeuron`` always; neurons of the skins where they ran a
+    whole sequence at once (snnTorch's in ``sequence`` or ``multi_step``, Norse's ``LIF`` and
+    ``LIFRecurrent``, both under ``swap(..., fuse=True)``), but not where they ran step by step or
+    without a reset. By module name; of a neuron that ran several sequences, the last one.
 
     Reading them costs one pass over the spikes of the last batch; nothing is computed until then.
     """

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from . import _report, closed_form, op, op_exact
+from . import closed_form, op, op_exact
 from ._numbers import nonnegative, positive
 from .bins import bin_of, num_bins
 from .delays import check_max_delay, within
-from .diagnostics import LayerRecord
+from .diagnostics import LayerRecord, keep_record
 from .discretisation import exponential
 from .events import SpikeEvents
 
@@ -197,14 +197,8 @@ class _SpikingNeurons(_Neurons):
             tag=id(self),
             **inputs,
         )
-        self._remember(spikes.units, spikes.offsets, size)
+        keep_record(self, LayerRecord(spikes.units, spikes.offsets, size))
         return spikes
-
-    def _remember(self, units: Tensor, offsets: Tensor, size: int) -> None:
-        if not torch.compiler.is_exporting():
-            if self._record is None and not torch.compiler.is_compiling():
-                _report.forget(id(self))  # of a layer that lived at this address before
-            self._record = LayerRecord(units, offsets, size)
 
 
 class EventPropLIF(_SpikingNeurons):
@@ -447,7 +441,7 @@ class EventPropLIF(_SpikingNeurons):
             limit=math.ceil(self.max_rate * size * events.duration) + 1000,
             name=f"{type(self).__name__}({self.in_features}, {size})", tag=id(self),
         )  # fmt: skip
-        self._remember(spikes.units, spikes.offsets, size)
+        keep_record(self, LayerRecord(spikes.units, spikes.offsets, size))
         return SpikeEvents(
             spikes.times, spikes.units, spikes.offsets, size, events.duration, spikes.marks,
             validate=False,

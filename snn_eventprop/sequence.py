@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import op
+from .diagnostics import LayerRecord
 from .drive import LinearDrive
 from .step import beside_the_drop, remember_spikes
 
@@ -27,6 +28,7 @@ class Sequence(NamedTuple):
     current: Tensor  # [B, ...] I of the last bin, before it is scaled by s
     membrane: Tensor  # [B, ...] V of the last bin
     trace: Tensor | None  # [T, B, ...] V of every bin
+    record: LayerRecord
 
 
 class _WorthBeforeTheFirstBin(torch.autograd.Function):
@@ -255,4 +257,5 @@ def run_sequence(
         spikes.last_current.view(batch, *shape).clone(),
         _handed_on(spikes, steps, shape, coefficients[3], floors, drop),
         spikes.trace.view(steps, batch, *shape) if trace else None,
+        LayerRecord(spikes.units, spikes.offsets, size),
     )

@@ -381,3 +381,44 @@ def test_norse_neurons_swap_with_their_parameters():
     x = (torch.rand(30, 2, 4) < 0.5).float()
     torch.testing.assert_close(swapped(x)[0], model(x)[0])
     assert type(snn_eventprop.unswap(swapped)[0]) is norse.LIFRecurrent
+
+
+class _Loop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(6, 5), snntorch.Leaky(beta=0.9)
+
+    def forward(self, x):
+        mem, spikes = self.lif.init_leaky(), []
+        for current in x:
+            spk, mem = self.lif(self.fc(current), mem)
+            spikes.append(spk)
+        return torch.stack(spikes)
+
+
+def test_diagnostics_know_swapped_neurons_that_ran_a_sequence_at_once():
+    torch.manual_seed(0)
+    x = torch.rand(20, 3, 6) * 4
+    fused = snn_eventprop.swap(_Loop(), fuse=True, grazing_guard=0.5, verbose=False)
+    sequences = snn_eventprop.swap(
+        norse.SequentialState(nn.Linear(6, 5), norse.LIF()), verbose=False
+    )
+    sequences[0].weight.data.mul_(20)
+    for net, name in ((fused, "lif"), (sequences, "1")):
+        assert snn_eventprop.diagnostics.collect(net) == {}
+        spikes = net(x)
+        spikes = spikes if torch.is_tensor(spikes) else spikes[0]
+        spikes.cumsum(0).sum().backward()
+        found = snn_eventprop.diagnostics.collect(net)
+        assert list(found) == [name]
+        assert torch.equal(found[name].counts, spikes.sum((0, 1)).long())
+        assert found[name].counts.sum() > 0 and found[name].largest_jump > 0
+    stepped = snn_eventprop.unswap(fused)
+    assert snn_eventprop.diagnostics.collect(stepped) == {}
+    stepped = snn_eventprop.swap(stepped, verbose=False)
+    stepped(x)
+    assert snn_eventprop.diagnostics.collect(stepped) == {}
+    stepped.lif.sequence(torch.rand(4, 2, 5))
+    assert list(snn_eventprop.diagnostics.collect(stepped)) == ["lif"]
+    stepped(x)
+    assert snn_eventprop.diagnostics.collect(stepped) == {}

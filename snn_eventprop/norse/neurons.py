@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
+from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
 from ..fuse import ChainRun, entering, recorder
 from ..op import has_backend
@@ -43,6 +44,7 @@ class EventPropNeuron(torch.nn.Module):
     """
 
     _last: Tensor | None = None  # the membrane returned last
+    _record: LayerRecord | None = None
 
     grazing_guard: float
     count_gradient: float
@@ -87,7 +89,8 @@ class EventPropNeuron(torch.nn.Module):
         """Undo ``_adopt``."""
         for name in _OWN_ARGUMENTS:
             delattr(self, name)
-        self.__dict__.pop("_last", None)
+        for name in ("_last", "_record"):
+            self.__dict__.pop(name, None)
 
     # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
     # Norse: float32 constants in a float64 model are part of what Norse computes.
@@ -183,6 +186,7 @@ class EventPropNeuron(torch.nn.Module):
 
     def _advance(self, input_tensor: Tensor, state):
         """One step in the host's order of operations: (spikes, state)."""
+        self._record = None
         p, dt = self.p, self.dt
         sparse = input_tensor.is_sparse
         recurrent = isinstance(self, _RECURRENT)
@@ -335,6 +339,7 @@ class EventPropNeuron(torch.nn.Module):
             recurrent=recurrent, count_slope=count_slope(self._surrogate, self.count_gradient),
             tag=id(self),
         )  # fmt: skip
+        keep_record(self, out.record)
         spikes = out.spikes.reshape(-1, *one)
         i = (out.current * decay).reshape(one)
         v = out.membrane.reshape(one) + p.v_leak

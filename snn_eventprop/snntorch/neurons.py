@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
+from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
 from ..fuse import ChainRun, entering, recorder
 from ..op import has_backend
@@ -42,6 +43,7 @@ class EventPropNeuron(torch.nn.Module):
 
     _states: tuple[str, ...] = ("mem",)
     _last: Tensor | None = None  # the membrane returned last
+    _record: LayerRecord | None = None
 
     grazing_guard: float
     count_gradient: float
@@ -124,7 +126,8 @@ class EventPropNeuron(torch.nn.Module):
         """Undo ``_adopt``, but for ``spike_grad``, which is the same function."""
         for name in _OWN_ARGUMENTS:
             delattr(self, name)
-        self.__dict__.pop("_last", None)
+        for name in ("_last", "_record"):
+            self.__dict__.pop(name, None)
         for name in self._states:
             self.register_buffer(name, self.__dict__.pop(name).detach(), persistent=False)
 
@@ -350,6 +353,7 @@ class EventPropNeuron(torch.nn.Module):
             recurrent=recurrent, trace=trace,
             count_slope=count_slope(self.spike_grad, self.count_gradient), tag=id(self),
         )  # fmt: skip
+        keep_record(self, out.record)
         self.mem, self._last = out.membrane, handed_on(out.membrane)
         if "syn" in self._states:
             self.syn = out.current
@@ -369,6 +373,7 @@ class EventPropNeuron(torch.nn.Module):
             membrane0=self.mem, trace=True, tag=id(self),
         )  # fmt: skip
         assert out.trace is not None
+        self._record = None
         with torch.no_grad():
             tested = out.trace.detach()
             before = torch.cat([self.mem[None], tested[:-1]])
@@ -388,6 +393,7 @@ class EventPropNeuron(torch.nn.Module):
 
     def _advance(self, input_: Tensor) -> Tensor:
         """One step in the host's order of operations; spikes before ``graded_spikes_factor``."""
+        self._record = None
         beta, threshold, before = self.beta.clamp(0, 1), self.threshold, self.mem
         has_synapse, subtract = "syn" in self._states, self.reset_mechanism == "subtract"
         with torch.no_grad():
