@@ -563,6 +563,11 @@ def has_backend(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and installed("numba_cuda"))
 
 
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` runs: it has no rules for torch.library's operators."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def check_backend(parameter: Tensor) -> None:
     """Raise unless a backend can run layers with such parameters.
 

@@ -35,10 +35,13 @@ class _WorthBeforeTheFirstBin(torch.autograd.Function):
     """Send back what the raster's first bin would pay for the spikes of the bin before it."""
 
     @staticmethod
-    def forward(ctx, raster, membrane, threshold, inverse, drop, delayed):
-        ctx.save_for_backward(inverse, drop)
-        ctx.delayed = delayed
+    def forward(raster, membrane, threshold, inverse, drop, delayed):
         return raster.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, _, _, inverse, drop, ctx.delayed = inputs
+        ctx.save_for_backward(inverse, drop)
 
     @staticmethod
     @once_differentiable
@@ -57,9 +60,12 @@ class _CountsToo(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, raster, trace, marks, threshold, slope, *at):
-        ctx.save_for_backward(slope, *at)
+    def forward(raster, trace, marks, threshold, slope, *at):
         return raster.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[4:])
 
     @staticmethod
     @once_differentiable
@@ -126,10 +132,14 @@ class _LastJump(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, voltage, marks, threshold, more, last, sample, units):
-        ctx.save_for_backward(more, last, sample, units)
-        ctx.sizes = marks.numel(), threshold.numel()
+    def forward(voltage, marks, threshold, more, last, sample, units):
         return voltage.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, marks, threshold, *saved = inputs
+        ctx.save_for_backward(*saved)
+        ctx.sizes = marks.numel(), threshold.numel()
 
     @staticmethod
     @once_differentiable

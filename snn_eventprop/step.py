@@ -44,15 +44,20 @@ Reset = Literal["none", "delayed", "immediate"]
 class _Emit(torch.autograd.Function):
     """Attach the dipole rule to the spikes and the membrane that a host's step has computed."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx, free, previous, threshold, v_reset, spikes, membrane, pending, inverse, earlier,
+        free, previous, threshold, v_reset, spikes, membrane, pending, inverse, earlier,
         counts, reset,
     ):  # fmt: skip
-        ctx.save_for_backward(threshold, v_reset, spikes, pending, inverse, earlier, counts)
-        ctx.reset = reset
         # Tensors of their own, neither inputs nor views: hosts detach states in place.
         return spikes.clone(), membrane.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, _, threshold, v_reset, spikes, _, pending, inverse, earlier, counts, ctx.reset = inputs
+        ctx.save_for_backward(threshold, v_reset, spikes, pending, inverse, earlier, counts)
 
     @staticmethod
     @once_differentiable
@@ -126,10 +131,12 @@ def _entries(membrane: Tensor, last: Tensor) -> Tensor | None:
     and shifts fail. S u is read from the transpose of u -> S^T u, which autograd knows.
     """
     inverse = _remembered(last)
-    if inverse is None or (membrane.shape == last.shape and not torch.equal(membrane, last)):
+    if inverse is None:
         return None
-    pulled = torch.ones_like(membrane, requires_grad=True)
     try:
+        if membrane.shape == last.shape and not torch.equal(membrane, last):
+            return None
+        pulled = torch.ones_like(membrane, requires_grad=True)
         (pushed,) = torch.autograd.grad(
             membrane, last, pulled, create_graph=True, allow_unused=True
         )
@@ -146,7 +153,8 @@ def _entries(membrane: Tensor, last: Tensor) -> Tensor | None:
             and bool((taken(torch.ones_like(values)) == 1).all())
         )
         return taken(inverse) if same else None
-    except RuntimeError:  # no second derivative: whatever it was, it was no copy
+    except RuntimeError:
+        # A function without a second derivative makes no copies; under vmap values have no truth.
         return None
 
 
@@ -157,7 +165,8 @@ def _made_by_a_step(membrane: Tensor) -> bool:
         node = ahead.pop()
         if node is None or node in seen:
             continue
-        if "_EmitBackward" in node.name() or "grid_forward" in node.name():
+        # torch.func gives the first one a longer name.
+        if "_Emit" in node.name() or "grid_forward" in node.name():
             return True
         seen.add(node)
         ahead.extend(following for following, _ in node.next_functions)

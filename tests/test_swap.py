@@ -422,3 +422,51 @@ def test_diagnostics_know_swapped_neurons_that_ran_a_sequence_at_once():
     assert list(snn_eventprop.diagnostics.collect(stepped)) == ["lif"]
     stepped(x)
     assert snn_eventprop.diagnostics.collect(stepped) == {}
+
+
+class _Sequence(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(6, 5), snntorch.Synaptic(alpha=0.8, beta=0.9)
+
+    def forward(self, x):
+        self.lif.reset_mem()
+        first, syn, mem = self.lif.sequence(self.fc(x[:7]))
+        return torch.cat([first, self.lif.sequence(self.fc(x[7:]), syn=syn, mem=mem)[0]])
+
+
+class _Cells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(6, 5), norse.LIFCell()
+
+    def forward(self, x):
+        state, spikes = None, []
+        for current in x:
+            spk, state = self.lif(10 * self.fc(current), state)
+            spikes.append(spk)
+        return torch.stack(spikes)
+
+
+@pytest.mark.parametrize("model", [_Loop, _Sequence, _Cells])
+def test_torch_func_differentiates_swapped_models_and_each_sample(model):
+    torch.manual_seed(0)
+    net = snn_eventprop.swap(model().double(), verbose=False)
+    x = torch.rand(15, 3, 6).double() * 3
+    factor = torch.randn(15, 3, 5).double()
+
+    def loss(parameters, x, factor):
+        return (torch.func.functional_call(net, parameters, (x,)) * factor).sum()
+
+    parameters = dict(net.named_parameters())
+    expected = torch.autograd.grad(loss(parameters, x, factor), list(parameters.values()))
+    parameters = {name: value.detach() for name, value in parameters.items()}
+    found = torch.func.grad(loss)(parameters, x, factor)
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 1, 1))(
+        parameters, x[:, :, None], factor[:, :, None]
+    )
+    for name, gradient in zip(parameters, expected, strict=True):
+        assert gradient.any()
+        torch.testing.assert_close(found[name], gradient)
+        assert each[name].shape == (3, *gradient.shape)
+        torch.testing.assert_close(each[name].sum(0), gradient)

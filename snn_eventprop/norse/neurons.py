@@ -15,7 +15,7 @@ from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, sh
 from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
 from ..fuse import ChainRun, entering, recorder
-from ..op import has_backend
+from ..op import has_backend, transformed
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes, spike_slopes
 
@@ -284,6 +284,8 @@ class EventPropNeuron(torch.nn.Module):
             return "no batch"
         if input_tensor.dtype not in KERNEL_DTYPES or not has_backend(input_tensor.device):
             return f"no kernel for {input_tensor.dtype} on {input_tensor.device.type}"
+        if transformed():
+            return "a transform of torch.func"
         if self._stepped():
             return self._stepped()
         if any(torch.broadcast_shapes(value.shape, one) != one for value in state):

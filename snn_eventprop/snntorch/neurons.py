@@ -13,7 +13,7 @@ from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, sh
 from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
 from ..fuse import ChainRun, entering, recorder
-from ..op import has_backend
+from ..op import has_backend, transformed
 from ..sequence import KERNEL_DTYPES, count_slopes, run_sequence
 from ..step import Reset, earlier_spikes, emit, inverse_slopes
 from ._surrogates import portable
@@ -311,6 +311,8 @@ class EventPropNeuron(torch.nn.Module):
             return "no batch"
         if input_.dtype not in KERNEL_DTYPES or not has_backend(input_.device):
             return f"no kernel for {input_.dtype} on {input_.device.type}"
+        if transformed():
+            return "a transform of torch.func"
         if self._stepped() or self.reset_mechanism == "none":
             return self._stepped()
         above = self.mem > self.threshold
