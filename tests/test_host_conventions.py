@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -219,3 +220,11 @@ def test_random_norse_layers_and_sequences_equal_norses(name, seed):
         assert torch.equal(expected, found)
         for one, other in zip(last, state, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_one_public_class_bears_the_name_of_the_layer():
+    """The mixins of the skins have another one, and pickles name the neurons alone."""
+    for _, ours, name, given in ALL:
+        classes = [c for c in getattr(ours, name).__mro__ if c.__module__.startswith("snn_event")]
+        assert [c.__name__ for c in classes] == [name, "ExactGradient"]
+        assert b"ExactGradient" not in pickle.dumps(getattr(ours, name)(**given))

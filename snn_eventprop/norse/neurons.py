@@ -23,7 +23,7 @@ _OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
 _RECURRENT = (host.LIFRecurrent, host.LIFRecurrentCell)
 
 
-class EventPropNeuron(torch.nn.Module):
+class ExactGradient(torch.nn.Module):
     r"""What the four classes share: Norse's Euler step, with the gradient of ``step``.
 
     .. math::
@@ -58,9 +58,9 @@ class EventPropNeuron(torch.nn.Module):
     state_fallback: Callable
 
     def __init_subclass__(cls) -> None:
-        if EventPropNeuron in cls.__bases__ or "__init__" in vars(cls):
+        if ExactGradient in cls.__bases__ or "__init__" in vars(cls):
             cls.__signature__ = shown_signature(  # type: ignore[attr-defined]
-                cls, EventPropNeuron, _OWN_ARGUMENTS
+                cls, ExactGradient, _OWN_ARGUMENTS
             )
 
     def __init__(
@@ -367,28 +367,28 @@ def _as_state(values: dict[str, Tensor], *, recurrent: bool):
     return host.LIFFeedForwardState(v=values["v"], i=values["i"])
 
 
-class LIFCell(EventPropNeuron, host.LIFCell):
+class LIFCell(ExactGradient, host.LIFCell):
     """``norse.torch.LIFCell``, whose gradient converges to the exact one as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
         return self._step(input_tensor, state)
 
 
-class LIFRecurrentCell(EventPropNeuron, host.LIFRecurrentCell):
+class LIFRecurrentCell(ExactGradient, host.LIFRecurrentCell):
     """``norse.torch.LIFRecurrentCell``, gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
         return self._step(input_tensor, state)
 
 
-class LIF(EventPropNeuron, host.LIF):
+class LIF(ExactGradient, host.LIF):
     """``norse.torch.LIF`` over a sequence [T, ...], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
         return self._sequence(*entering(input_tensor, state))
 
 
-class LIFRecurrent(EventPropNeuron, host.LIFRecurrent):
+class LIFRecurrent(ExactGradient, host.LIFRecurrent):
     """``norse.torch.LIFRecurrent`` over a sequence [T, ..., N], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):

@@ -21,7 +21,7 @@ from ._surrogates import portable
 _OWN_ARGUMENTS = ("grazing_guard", "count_gradient", "multi_step")
 
 
-class EventPropNeuron(torch.nn.Module):
+class ExactGradient(torch.nn.Module):
     r"""What the four classes share: snnTorch's step, with the gradient of ``snn_eventprop.step``.
 
     .. math:: I[k] = \alpha I[k-1] + X[k], \qquad U[k] = \beta U[k-1] + I[k] - R[k]\,\theta
@@ -66,9 +66,9 @@ class EventPropNeuron(torch.nn.Module):
     output: bool
 
     def __init_subclass__(cls) -> None:
-        if EventPropNeuron in cls.__bases__ or "__init__" in vars(cls):
+        if ExactGradient in cls.__bases__ or "__init__" in vars(cls):
             cls.__signature__ = shown_signature(  # type: ignore[attr-defined]
-                cls, EventPropNeuron, _OWN_ARGUMENTS
+                cls, ExactGradient, _OWN_ARGUMENTS
             )
 
     def __init__(
@@ -475,7 +475,7 @@ class EventPropNeuron(torch.nn.Module):
         return spikes
 
 
-class Leaky(EventPropNeuron, snntorch.Leaky):
+class Leaky(ExactGradient, snntorch.Leaky):
     """``snntorch.Leaky``; its gradient is exact for currents that are smooth in time.
 
     Fed by spikes, U jumps at each input spike and no slope exists: then the gradient is that of
@@ -486,7 +486,7 @@ class Leaky(EventPropNeuron, snntorch.Leaky):
         return self._call(input_, mem=mem)
 
 
-class RLeaky(EventPropNeuron, snntorch.RLeaky):
+class RLeaky(ExactGradient, snntorch.RLeaky):
     """``snntorch.RLeaky``; see ``Leaky`` for what its gradient means."""
 
     _states = ("spk", "mem")
@@ -495,7 +495,7 @@ class RLeaky(EventPropNeuron, snntorch.RLeaky):
         return self._call(input_, spk=spk, mem=mem)
 
 
-class Synaptic(EventPropNeuron, snntorch.Synaptic):
+class Synaptic(ExactGradient, snntorch.Synaptic):
     """``snntorch.Synaptic``, whose gradient converges to the exact one as the step shrinks."""
 
     _states = ("syn", "mem")
@@ -504,7 +504,7 @@ class Synaptic(EventPropNeuron, snntorch.Synaptic):
         return self._call(input_, syn=syn, mem=mem)
 
 
-class RSynaptic(EventPropNeuron, snntorch.RSynaptic):
+class RSynaptic(ExactGradient, snntorch.RSynaptic):
     """``snntorch.RSynaptic``, whose gradient converges to the exact one as the step shrinks."""
 
     _states = ("spk", "syn", "mem")
