@@ -3,7 +3,8 @@
 A function runs once with ``Deferred`` tensors, which know shapes and types but hold no values.
 What it does with them becomes a graph of ``Node``, which can be rearranged and is computed at the
 end. Whatever needs values of neurons at once (``if``, ``.item()``, an autograd function) raises
-``NotDeferrable``; so does writing into a tensor, but for sums in place (``total += spk``).
+``NotDeferrable``; so does writing into a tensor, but for sums in place (``total += spk``) and rows
+(``out[k] = spk``) of tensors that share their memory with no other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 _state = threading.local()
 
@@ -67,9 +69,13 @@ class Known(Node):
     """A value that exists."""
 
     done = free = True
+    used = False
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+    def use(self) -> None:
+        self.used = True
 
 
 class Call(Node):
@@ -175,6 +181,8 @@ _METADATA_FIELDS = {
         "grad_fn", "itemsize",
     )
 }  # fmt: skip
+_SET_REQUIRES_GRAD = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
+_CREATIONS = {torch.zeros, torch.ones, torch.empty, torch.full}
 _ZERO = (torch.zeros_like, torch.ones_like, torch.full_like)
 _INPLACE = {f"__i{name}__" for name in (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"
@@ -248,8 +256,26 @@ def _need(function: Any, error: Exception | None = None) -> str:
 _REUSED = "a tensor is written into after it was used; make a new one for each step"
 
 
+class _Creations(TorchFunctionMode):
+    """Take down tensors that are made out of nothing, so that they may be written into."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if Deferred in types:
+            return Deferred.__torch_function__(func, types, args, kwargs)
+        made = func(*args, **(kwargs or {}))
+        if func not in _CREATIONS or self.recorder.paused or type(made) is not Tensor:
+            return made
+        return made if made.is_meta or made.requires_grad else self.recorder.new(made)
+
+
 class Recorder:
     """Takes down a function of tensors. A context: inside it, ``active()`` is this object."""
+
+    paused = False  # while values are computed inside the function
 
     def __init__(self) -> None:
         self._shapes: dict[Any, Any] = {}
@@ -257,12 +283,15 @@ class Recorder:
         self._known: dict[Any, Deferred] = {}
         self._used: dict[int, tuple[Tensor, int]] = {}
         self._modes = self._present_modes()
+        self._creations = _Creations(self)
 
     def __enter__(self) -> Recorder:
         _state.recorder = self
+        self._creations.__enter__()
         return self
 
     def __exit__(self, *error) -> None:
+        self._creations.__exit__(*error)
         _state.recorder = None
 
     @staticmethod
@@ -273,6 +302,10 @@ class Recorder:
             torch.is_autocast_enabled("cuda"),
         )
 
+    def modes_differ(self) -> bool:
+        """Whether the function has changed the modes in which it was called."""
+        return self._present_modes() != self._modes
+
     def defer(self, value: Any) -> Any:
         """A tensor as one that is computed later; anything else as it is."""
         if not isinstance(value, Tensor) or isinstance(value, Deferred):
@@ -282,7 +315,7 @@ class Recorder:
 
     def new(self, value: Tensor) -> Deferred:
         """A tensor that was just made and that nobody else refers to, as a deferred one."""
-        made = self.defer(value)
+        made = Deferred(value, value.device, Known(value))
         made.own = True
         return made
 
@@ -301,10 +334,15 @@ class Recorder:
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
         """The result of ``func``, one of PyTorch's functions, as tensors to be computed later."""
+        if func == _SET_REQUIRES_GRAD and isinstance(args[0].node, Known) and args[0].own:
+            # A leaf, as Norse makes of its first states; it is not written into any more.
+            func(args[0].node.value, args[1])
+            args[0].own = False
+            return func(*args)
         write = _write(func, args, kwargs)
         if write:
             return self._written(func, args, kwargs, write)
-        if self._present_modes() != self._modes:
+        if self.modes_differ():
             why = (
                 "it changes the grad or autocast mode, or calls an autograd.Function; do that "
                 "around the forward pass, or on its results"
@@ -332,15 +370,29 @@ class Recorder:
         from it before stands for the value it had then. Where its memory is that of another tensor
         as well, which would change with it, this is impossible.
         """
-        target, function = args[0], _NOT_INPLACE.get(func)
+        target = args[0] if args else None
         owned = isinstance(target, Deferred) and target.own
-        if function is None or not owned or self._present_modes() != self._modes:
+        if not owned or "out" in kwargs or func.__name__ == "__set__" or self.modes_differ():
             raise NotDeferrable(why)
-        made = self._record(function, args, kwargs)
+        assert isinstance(target, Deferred)
+        given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Deferred)]
+        if all(tensor.node.free for tensor in given):
+            evaluate(tensor.node for tensor in given)
+            value = target.node.value
+            if not isinstance(target.node, Known) or target.node.used:
+                value = value.clone()
+            rest = mapped(_after_the_fact, (args[1:], kwargs))
+            func(value, *rest[0], **rest[1])
+            made = value
+        elif func in _NOT_INPLACE:
+            made = self._record(_NOT_INPLACE[func], args, kwargs)
+        else:
+            raise NotDeferrable(why)
         if (made.shape, made.dtype) != (target.shape, target.dtype):
             raise NotDeferrable(why)
-        target.node = made.node
-        return target.requires_grad_(made.requires_grad)
+        target.node = node_of(made)
+        target.requires_grad_(made.requires_grad)
+        return target
 
     def _now(
         self, func: Any, args: Sequence[Any], kwargs: dict, why: str, *, differentiable: bool

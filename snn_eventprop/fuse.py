@@ -154,12 +154,16 @@ class _Whole(Node):
 class _Stack(Node):
     """``torch.stack`` of steps, seen through once all steps are known."""
 
+    used = False
     _simple: Node | None = None
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: list[Node]) -> None:
         self.nodes = nodes
         for node in nodes:
             node.use()
+
+    def use(self) -> None:
+        self.used = True
 
     def needs(self) -> Sequence[Node]:
         if self._simple is None:
@@ -249,6 +253,10 @@ class FusingRecorder(Recorder):
         self._likes: dict[Any, Tensor] = {}
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
+        if self.modes_differ():
+            return super().call(func, args, kwargs)
+        if func is Tensor.__setitem__ and self._write_row(*args):
+            return None
         if func is torch.stack and (*args[1:], *kwargs.values()) in ((), (0,)):
             parts = args[0]
             if len({(part.shape, part.dtype) for part in parts}) == 1:
@@ -260,6 +268,31 @@ class FusingRecorder(Recorder):
                 )  # fmt: skip
                 return Deferred(like, parts[0].device, node)
         return super().call(func, args, kwargs)
+
+    def _write_row(self, target: Tensor, index: Any, row: Any) -> bool:
+        """``target[k] = row`` of a tensor over time; False where a write would be more than that.
+
+        The target is the stack of its rows, one of which is another one now.
+        """
+        step, *rest = index if isinstance(index, tuple) else (index,)
+        if (
+            not isinstance(target, Deferred) or not target.own or type(step) is not int
+            or any(part is not Ellipsis and part != slice(None) for part in rest)
+            or not target.ndim or not -len(target) <= step < len(target)
+            or not isinstance(row, Tensor)
+            or (row.shape, row.dtype, row.device)
+            != (target.shape[1:], target.dtype, target.device)
+        ):  # fmt: skip
+            return False
+        self.watch(row)
+        if not isinstance(target.node, _Stack) or target.node.used:
+            whole = target.node
+            target.node = _Stack([Call(torch.select, (whole, 0, k)) for k in range(len(target))])
+        node = node_of(row)
+        node.use()
+        target.node.nodes[step] = node
+        target.requires_grad_(target.requires_grad or row.requires_grad)
+        return True
 
     def like(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A tensor without values."""
@@ -306,16 +339,23 @@ class FusingRecorder(Recorder):
         chain.outputs.append(outputs)
         return after
 
-    def whole(self, current: Tensor) -> Any:
-        """What enters a neuron that takes sequences: computed now, but for a last linear layer."""
+    def whole(self, function: Callable, current: Tensor, state: Any) -> Any:
+        """``function`` of what enters a neuron that takes sequences, computed now.
+
+        A last linear layer of ``current`` is left to the neuron.
+        """
         self.sequences += 1
-        if not isinstance(current, Deferred):
-            return current
-        node: Node = current.node
-        if isinstance(node, Call) and node.function is F.linear and not node.kwargs:
-            node = Call(LinearDrive, node.args)
-        evaluate([node])
-        return node.value
+        self.paused = True
+        try:
+            if isinstance(current, Deferred):
+                node: Node = current.node
+                if isinstance(node, Call) and node.function is F.linear and not node.kwargs:
+                    node = Call(LinearDrive, node.args)
+                evaluate([node])
+                current = node.value
+            return function(current, self.results(state))
+        finally:
+            self.paused = False
 
     def results(self, tree: Any) -> Any:
         """The values of a result."""
@@ -332,10 +372,10 @@ def recorder() -> FusingRecorder | None:
     return active()
 
 
-def entering(current: Tensor, state: Any) -> tuple[Any, Any]:
-    """Input and state of a neuron that takes whole sequences, computed."""
+def whole(function: Callable, current: Tensor, state: Any) -> Any:
+    """``function`` of input and state of a neuron that takes whole sequences."""
     running = recorder()
-    return (current, state) if running is None else (running.whole(current), running.results(state))
+    return function(current, state) if running is None else running.whole(function, current, state)
 
 
 class _OverTime:

@@ -401,9 +401,9 @@ def _loop(change):
 
 
 def _written(model, x):
-    mem, out = model.a.reset_mem(), torch.zeros(len(x), BATCH, 4)
+    mem, out = model.a.reset_mem(), torch.zeros(BATCH, len(x), 4)
     for k, current in enumerate(x):
-        out[k], mem = model.a(model.fc(current), mem)
+        out[:, k], mem = model.a(model.fc(current), mem)
     return out
 
 
@@ -471,6 +471,60 @@ class _Counting(nn.Module):
         return total, torch.stack([x.sum(0)[:, :4] + part for part in seen])
 
 
+class Written(Cells):
+    """Results written into tensors, as Norse's tutorials do."""
+
+    def forward(self, x):
+        s1 = s2 = so = None
+        spikes = torch.zeros(len(x), BATCH, HIDDEN)
+        voltages = torch.empty(len(x), BATCH, OUTPUTS, device=x.device, dtype=x.dtype)
+        for k in range(len(x)):
+            z, s1 = self.lif1(x[k], s1)
+            z, s2 = self.lif2(4 * self.fc(z), s2)
+            voltages[k, :, :], so = self.out(z, so)
+            if k % 3:
+                spikes[k - len(x)] = z
+            if k == 10:
+                early = spikes * 2
+        spikes[3] = torch.ones(BATCH, HIDDEN)
+        return spikes, voltages, early
+
+
+def test_tensors_made_and_filled_in_the_forward_pass_are_fused():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.lif = nn.Linear(5, 4), snntorch.Leaky(beta=0.9)
+
+        def forward(self, x):
+            mem, out, mask = self.lif.reset_mem(), [], torch.zeros(BATCH, 4)
+            before = mask + 0.5
+            mask[:, :2] = 1
+            mask.scatter_(1, torch.full((BATCH, 1), 3), 2.0)
+            noise = torch.empty(BATCH, 4)
+            for current in x:
+                spk, mem = self.lif(self.fc(current) * mask + noise.uniform_() + before, mem)
+                noise *= 2
+                out.append(spk + noise)
+            return torch.stack(out), mask, noise
+
+    torch.manual_seed(0)
+    stepped, fused = _swapped(Masked())
+    results = []
+    for model in (stepped, fused):
+        torch.manual_seed(2)
+        results.append(_pass(model, torch.rand(STEPS, BATCH, 5)))
+    _assert_same(*results)
+    assert "25 steps" in fused.fusion
+
+
+def test_results_written_row_by_row_are_fused():
+    torch.manual_seed(1)
+    stepped, fused = _swapped(Written())
+    _assert_same(_pass(fused, _input("Leaky")), _pass(stepped, _input("Leaky")))
+    assert fused.fusion.count("25 steps") == 2
+
+
 @pytest.mark.parametrize(
     ("start", "look", "fused_too"),
     [
@@ -478,13 +532,17 @@ class _Counting(nn.Module):
         (lambda spk: 0 * spk, lambda total: 2 * total, True),
         (lambda spk: spk.new_zeros(spk.shape), lambda total: total.clone(), True),
         (torch.zeros_like, lambda total: total, True),
+        (lambda spk: torch.zeros(spk.shape), lambda total: total, True),
         (lambda spk: 0, lambda total: total.view(BATCH, 4), False),
         (lambda spk: 0, lambda total: total.detach(), False),
         (lambda spk: 0, lambda total: total.contiguous(), False),
         (lambda spk: spk, lambda total: total, False),
     ],
-    ids=["number", "product", "new_zeros", "zeros_like", "view", "detach", "contiguous", "spikes"],
-)
+    ids=[
+        "number", "product", "new_zeros", "zeros_like", "zeros", "view", "detach", "contiguous",
+        "spikes",
+    ],
+)  # fmt: skip
 def test_sums_in_place_are_fused_where_no_view_could_see_them(start, look, fused_too):
     torch.manual_seed(0)
     stepped, fused = _swapped(_Counting(start, look))

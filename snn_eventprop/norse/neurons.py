@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
 from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
-from ..fuse import ChainRun, entering, recorder
+from ..fuse import ChainRun, recorder, whole
 from ..op import has_backend, transformed
 from ..sequence import KERNEL_DTYPES, run_sequence
 from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes, spike_slopes
@@ -385,11 +385,11 @@ class LIF(ExactGradient, host.LIF):
     """``norse.torch.LIF`` over a sequence [T, ...], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
-        return self._sequence(*entering(input_tensor, state))
+        return whole(self._sequence, input_tensor, state)
 
 
 class LIFRecurrent(ExactGradient, host.LIFRecurrent):
     """``norse.torch.LIFRecurrent`` over a sequence [T, ..., N], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
-        return self._sequence(*entering(input_tensor, state))
+        return whole(self._sequence, input_tensor, state)

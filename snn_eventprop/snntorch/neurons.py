@@ -12,7 +12,7 @@ from torch import Tensor
 from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
 from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
-from ..fuse import ChainRun, entering, recorder
+from ..fuse import ChainRun, recorder, whole
 from ..op import has_backend, transformed
 from ..sequence import KERNEL_DTYPES, count_slopes, run_sequence
 from ..step import Reset, earlier_spikes, emit, inverse_slopes
@@ -199,8 +199,7 @@ class ExactGradient(torch.nn.Module):
 
     def _call(self, input_: Tensor, **given: Tensor | None):
         if self.multi_step:
-            input_, given = entering(input_, given)
-            return self.sequence(input_, trace=False, **given)
+            return whole(lambda current, states: self.sequence(current, **states), input_, given)
         self._start(given, input_)
         running = recorder()
         if running is None:
