@@ -126,4 +126,4 @@ def test_the_benchmark_of_fused_models_times_a_model_before_and_after(neuron):
         "before, surrogate gradients", "swap(model)", "swap(model, fuse=True)"
     ]  # fmt: skip
     assert all(float(row.split()[-2]) > 0 for row in rows)
-    assert fusion.count("20 steps, linear layer folded") == 2
+    assert fusion.count("20 steps") == 2 and "lif1: 20 steps, linear layer folded" in fusion
