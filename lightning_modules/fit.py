@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -33,10 +33,11 @@ from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.configs_by_name import ConfigAction, config_folder, config_names
 from lightning_modules.data import SpokenDigits
 from lightning_modules.media import Media
-from lightning_modules.processes import is_first, shared_run
+from lightning_modules.processes import shared_run
 from lightning_modules.report import console, memory, summary
 from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, resumed
 from lightning_modules.shd_files import DataFileError
+from lightning_modules.trained import CheckpointError, read_checkpoint
 from lightning_modules.whole_files import WholeCheckpoints, WriteError, whole_file, write_json
 
 
@@ -118,6 +119,7 @@ class FitCLI(LightningCLI):
         try:
             self.config.trainer.logger = loggers.placed(stated, self.run)
             super().instantiate_classes()
+            self.check_checkpoint()
         except BaseException:
             with suppress(OSError):  # not empty: somebody else's, too
                 self.run.rmdir()
@@ -135,6 +137,7 @@ class FitCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in options.plugins):
             options.plugins.append(WholeCheckpoints())
         options.callbacks += [
+            Opening(self),
             GradientNorms(),  # before the history, which writes what has been logged
             self.history,
             Figures(self.run, self.history),
@@ -150,6 +153,20 @@ class FitCLI(LightningCLI):
             options.logger = [*others, loggers.wandb_logger(self.run)]
         return super().instantiate_trainer(**kwargs)
 
+    def check_checkpoint(self) -> None:
+        """See that training can go on from the checkpoint, if one is given.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            CheckpointError: it is none, or of another network.
+        """
+        if self.config.ckpt_path:
+            checkpoint = read_checkpoint(self.config.ckpt_path)
+            try:
+                self.model.on_load_checkpoint(checkpoint)
+            except ValueError as error:
+                raise CheckpointError(f"--ckpt_path {self.config.ckpt_path}: {error}") from error
+
     def describe(self) -> None:
         """Write every option to the run's folder, and hand them to the loggers."""
         config = self.config.clone()
@@ -161,6 +178,21 @@ class FitCLI(LightningCLI):
         options = yaml.safe_load(text)
         for logger in self.trainer.loggers:
             logger.log_hyperparams(options)
+
+
+class Opening(Callback):
+    """States the options in the run's folder, and withdraws the results of a run that goes on.
+
+    When training starts, no sooner: what is refused before leaves the folder as it was.
+    """
+
+    def __init__(self, cli: FitCLI) -> None:
+        self._cli = cli
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._cli.describe()
+            (self._cli.run / RESULTS).unlink(missing_ok=True)
 
 
 def _listed(options: Any) -> list[Any]:
@@ -192,15 +224,12 @@ def main(args: list[str] | None = None) -> dict[str, float]:
         if chosen := seeds.chosen(arguments):
             return seeds.train(*chosen)
         return _train(FitCLI(arguments))
-    except (DataFileError, FileNotFoundError, WriteError) as error:
+    except (DataFileError, FileNotFoundError, WriteError, CheckpointError) as error:
         sys.exit(f"error: {error}")
 
 
 def _train(cli: FitCLI) -> dict[str, float]:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
-    if is_first():
-        cli.describe()
-        (cli.run / RESULTS).unlink(missing_ok=True)  # of a run that this one goes on with
     trainer.fit(model, data, ckpt_path=cli.config.ckpt_path)
 
     # Before the test: loading best.ckpt takes the history back to the epoch of that checkpoint.

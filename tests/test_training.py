@@ -136,13 +136,39 @@ def test_last_without_a_run_says_so():
         fit.main(["--ckpt_path", "last"])
 
 
-def test_checkpoint_of_another_network_is_refused():
-    fit.main([*TINY, "--test", "false"])
-    with pytest.raises(ValueError, match=r"another network: .* \(16, 700\) there and \(9, 700\)"):
-        fit.main(
-            [*TINY, "--model.network.hidden", "[9]", "--ckpt_path",
-             "runs/0001/checkpoints/last.ckpt"]
-        )  # fmt: skip
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was():
+    fit.main([*TINY, "--run_dir", "run"])
+    before = contents("run")
+    assert Path("run/results.json") in before
+    words = r"error: .*last.ckpt: .*another network: .* \(16, 700\) there and \(9, 700\)"
+    with pytest.raises(SystemExit, match=words):
+        fit.main(["--ckpt_path", "last", "--run_dir", "run", "--model.network.hidden", "[9]"])
+    assert contents("run") == before
+
+
+def test_a_resume_that_fails_later_leaves_the_run_as_it_was(monkeypatch):
+    """While Lightning restores what the check knows nothing of."""
+    fit.main([*TINY, "--run_dir", "run"])
+    before = contents("run")
+    monkeypatch.setattr(
+        callbacks.History, "load_state_dict", lambda self, state: state["no such"]
+    )
+    with pytest.raises(KeyError, match="no such"):
+        fit.main(["--ckpt_path", "last", "--run_dir", "run", "--trainer.max_epochs", "3"])
+    assert contents("run") == before
+
+
+def test_what_is_no_checkpoint_is_named():
+    Path("text.ckpt").write_text("nothing")
+    torch.save({"weights": 1}, "other.ckpt")
+    for name in ("text.ckpt", "other.ckpt"):
+        with pytest.raises(SystemExit, match=f"error: {name} is not a checkpoint of fit"):
+            fit.main([*TINY, "--ckpt_path", name])
+    assert not list(Path("runs").iterdir())
 
 
 def test_without_validation_the_last_checkpoint_is_tested():

@@ -1,0 +1,33 @@
+"""Checkpoints of fit, read and checked before anything is made of them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins import TorchCheckpointIO
+
+_PARTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
+
+
+class CheckpointError(RuntimeError):
+    """A file is no checkpoint of fit, or one of another network; the message says which."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of fit holds, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is something else.
+    """
+    try:
+        found = TorchCheckpointIO().load_checkpoint(path, map_location="cpu")
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of fit, or was cut") from error
+    if not isinstance(found, dict) or not all(part in found for part in _PARTS):
+        raise CheckpointError(f"{path} is not a checkpoint of fit")
+    return found
