@@ -26,16 +26,21 @@ from lightning_modules.whole_files import WriteError, whole_file
 LAST = "last.ckpt"
 
 
-def checkpoints(folder: Path, monitor: str | None) -> list[Callback]:
-    """``last.ckpt`` after every epoch and, with validation, ``best.ckpt`` by ``monitor``."""
+def checkpoints(folder: Path, monitor: tuple[str, str] | None) -> list[Callback]:
+    """``last.ckpt`` after every epoch and, with validation, ``best.ckpt``.
+
+    Args:
+        folder: where.
+        monitor: the metric that picks ``best.ckpt``, and whether its "min" or "max" is best.
+    """
     common: dict[str, Any] = {
         "dirpath": folder, "save_top_k": 1, "enable_version_counter": False,
         "save_on_train_epoch_end": True,
     }  # fmt: skip
     kept: list[Callback] = [ModelCheckpoint(filename="last", **common)]
     if monitor:
-        mode = "min" if monitor.endswith("loss") else "max"
-        kept.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common))
+        name, mode = monitor
+        kept.append(ModelCheckpoint(filename="best", monitor=name, mode=mode, **common))
     return kept
 
 

@@ -126,6 +126,17 @@ class SpikingClassifier(LightningModule):
             rules.append(LiftSilent(self.lift_silent))
         return rules
 
+    def monitors(self) -> dict[str, str]:
+        """Metrics of an epoch that can pick a checkpoint: whether "min" or "max" is best.
+
+        Spikes per neuron are not among them, for neither more nor fewer is better.
+        """
+        modes = {"loss": "min", "accuracy": "max"}
+        modes |= {f"silent_share_{layer}": "min" for layer in range(len(self.network.hidden))}
+        found = {f"{stage}/{name}": m for stage in ("val", "train") for name, m in modes.items()}
+        found |= {f"val/accuracy_{voices}": "max" for voices in VOICES}
+        return {**found, "train/guarded_spikes": "min"}
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         loss, outcome = self._step("train", batch)
         accuracy: Any = self.metrics["train_"]["accuracy"]  # type: ignore[index]

@@ -129,7 +129,6 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.history = History(self.run)
-        monitor = self.config.monitor if self.datamodule.pools["val"].indices.size else None
         options = self.config_init.trainer
         if not any(isinstance(callback, Media) for callback in options.callbacks or []):
             options.callbacks = [*(options.callbacks or []), Media()]
@@ -141,7 +140,7 @@ class FitCLI(LightningCLI):
             GradientNorms(),  # before the history, which writes what has been logged
             self.history,
             Figures(self.run, self.history),
-            *checkpoints(self.run / CHECKPOINTS, monitor),
+            *checkpoints(self.run / CHECKPOINTS, self._monitor()),
             Interrupt(self.run / CHECKPOINTS),
         ]
         if options.enable_progress_bar is not False:
@@ -152,6 +151,21 @@ class FitCLI(LightningCLI):
             others = [one for one in _listed(options.logger) if isinstance(one, Logger)]
             options.logger = [*others, loggers.wandb_logger(self.run)]
         return super().instantiate_trainer(**kwargs)
+
+    def _monitor(self) -> tuple[str, str] | None:
+        """The metric that picks best.ckpt, and its mode; None: nothing is validated."""
+        data = self.datamodule
+        if not data.pools["val"].indices.size:
+            return None
+        choices = self.model.monitors()
+        heard = {speaker in data.train_speakers for speaker in data.val_speakers}
+        for voices, there in (("seen", True in heard), ("unseen", False in heard)):
+            if not there:
+                del choices[f"val/accuracy_{voices}"]
+        name = self.config.monitor
+        if name not in choices:
+            sys.exit(f"error: --monitor must be one of {', '.join(choices)}, got {name}")
+        return name, choices[name]
 
     def check_checkpoint(self) -> None:
         """See that training can go on from the checkpoint, if one is given.

@@ -171,6 +171,27 @@ def test_what_is_no_checkpoint_is_named():
     assert not list(Path("runs").iterdir())
 
 
+@pytest.mark.parametrize("name", ["val/acuracy", "val/accuracy_seen", "val/spikes_per_neuron_0"])
+def test_a_metric_that_cannot_pick_a_checkpoint_is_refused_with_the_choices(name):
+    words = f"error: --monitor must be one of val/loss, val/accuracy, .*got {name}"
+    with pytest.raises(SystemExit, match=words):
+        fit.main([*TINY, "--monitor", name])
+    assert not list(Path("runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("train/accuracy", False), ("val/silent_share_0", True), ("train/guarded_spikes", True)],
+)
+def test_the_best_checkpoint_is_that_of_the_best_epoch(name, least):
+    options = ["--model.lr", "3e-2", "--trainer.max_epochs", "5", "--test", "false"]
+    fit.main([*TINY, *options, "--monitor", name])
+    values = [float(row[name]) for row in rows("runs/0001")]
+    assert len(set(values)) > 1
+    epoch = torch.load("runs/0001/checkpoints/best.ckpt", weights_only=True)["epoch"]
+    assert epoch == values.index(min(values) if least else max(values))
+
+
 def test_without_validation_the_last_checkpoint_is_tested():
     results = fit.main([*TINY, "--data.val_fraction", "0"])
     assert not Path("runs/0001/checkpoints/best.ckpt").exists()
