@@ -23,7 +23,7 @@ from lightning_modules.processes import anywhere
 from lightning_modules.report import console, memory
 from lightning_modules.whole_files import WriteError, whole_file
 
-LAST = "last.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 def checkpoints(folder: Path, monitor: tuple[str, str] | None) -> list[Callback]:

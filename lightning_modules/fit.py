@@ -22,6 +22,8 @@ from lightning.pytorch.loggers import Logger
 
 from lightning_modules import loggers, seeds, wandb_mode
 from lightning_modules.callbacks import (
+    BEST,
+    LAST,
     Figures,
     GradientNorms,
     History,
@@ -248,24 +250,44 @@ def _train(cli: FitCLI) -> dict[str, float]:
 
     # Before the test: loading best.ckpt takes the history back to the epoch of that checkpoint.
     rate, seconds = cli.history.samples_per_s(), cli.history.seconds()
-    metrics = trainer.callback_metrics.items()
-    # Those without a "/" are of single batches, for the progress bar.
-    results = {name: float(value) for name, value in metrics if "/" in name}
+    best = _best(cli)
+    results, epoch = _at_checkpoint(cli.history.rows, best)
     if cli.config.test:
-        best = cli.run / CHECKPOINTS / "best.ckpt"
-        chosen = str(best) if best.exists() else None
-        results.update(trainer.test(model, data, ckpt_path=chosen, verbose=False)[0])
+        # Empty where --trainer.limit_test_batches 0 leaves nothing to test on.
+        for tested in trainer.test(model, data, ckpt_path=best, verbose=False):
+            results.update(tested)
     if rate is not None:
         results["samples_per_s"] = rate
     if trainer.is_global_zero:
+        name = BEST if best else LAST
         write_json(cli.run / RESULTS, {
-            **results, "epochs": trainer.current_epoch, "seconds": seconds,
-            **memory(), "complete": True,
+            **results, "checkpoint": name, "checkpoint_epoch": epoch,
+            "epochs": trainer.current_epoch, "seconds": seconds, **memory(), "complete": True,
         })  # fmt: skip
-        console.print(summary(results, f"{data.dataset}, {trainer.current_epoch} epochs"))
+        title = f"{data.dataset}, epoch {epoch} of {trainer.current_epoch}"
+        console.print(summary(results, f"{title} ({name})"))
         print(f"checkpoints, metrics.csv, results.json and figures: {cli.run}")
     loggers.finish(trainer.loggers)
     return results
+
+
+def _best(cli: FitCLI) -> str | None:
+    """The path of best.ckpt; None: there is no validation to pick one."""
+    path = cli.run / CHECKPOINTS / BEST
+    picked = any(getattr(kept, "monitor", None) for kept in cli.trainer.checkpoint_callbacks)
+    return str(path) if picked and path.exists() else None
+
+
+def _at_checkpoint(
+    rows: list[dict[str, float]], best: str | None
+) -> tuple[dict[str, float], int]:
+    """Metrics of the epoch that best.ckpt (or else the last one) was saved after, and its number.
+
+    The number counts from 1.
+    """
+    epoch = read_checkpoint(best)["epoch"] if best else rows[-1]["epoch"] if rows else -1
+    row = next((row for row in rows if row["epoch"] == epoch), {})
+    return {name: value for name, value in row.items() if "/" in name}, int(epoch) + 1
 
 
 if __name__ == "__main__":

@@ -192,8 +192,28 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch(name, least):
     assert epoch == values.index(min(values) if least else max(values))
 
 
+def test_metrics_are_those_of_the_checkpoint_that_is_tested(capsys):
+    """Weights that hardly move leave the first epoch the best one."""
+    fit.main([*TINY, "--trainer.max_epochs", "3", "--model.lr", "1e-12", "--run_dir", "run"])
+    found = json.loads(Path("run/results.json").read_text())
+    assert (found["checkpoint"], found["checkpoint_epoch"], found["epochs"]) == ("best.ckpt", 1, 3)
+    first, _, last = rows("run")
+    names = [name for name in first if "/" in name]
+    assert {name: found[name] for name in names} == {name: float(first[name]) for name in names}
+    assert found["train/loss"] != float(last["train/loss"])
+    assert "epoch 1 of 3 (best.ckpt)" in capsys.readouterr().out
+
+
+def test_without_test_batches_nothing_is_tested():
+    results = fit.main([*TINY, "--trainer.limit_test_batches", "0"])
+    assert "val/accuracy" in results
+    assert not [name for name in results if name.startswith("test/")]
+
+
 def test_without_validation_the_last_checkpoint_is_tested():
     results = fit.main([*TINY, "--data.val_fraction", "0"])
+    stored = json.loads(Path("runs/0001/results.json").read_text())
+    assert (stored["checkpoint"], stored["checkpoint_epoch"]) == ("last.ckpt", 2)
     assert not Path("runs/0001/checkpoints/best.ckpt").exists()
     assert "val/accuracy" not in results and "test/accuracy" in results
 
