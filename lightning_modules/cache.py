@@ -46,7 +46,7 @@ def load_packed(
     except OSError as error:
         warnings.warn(
             f"{folder}: cannot keep packed data there ({error}), they will be packed again next "
-            "time; name another folder by --data.cache_dir",
+            "time; name another folder by XDG_CACHE_HOME, or by fit's --data.cache_dir",
             stacklevel=2,
         )
     return packed

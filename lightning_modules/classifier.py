@@ -190,10 +190,11 @@ class SpikingClassifier(LightningModule):
         _, outcome = self._step(stage, batch)
         self.confusion.update(outcome.logits, batch.labels)
         right = outcome.logits.argmax(dim=1) == batch.labels
+        known = batch.speakers >= 0
         seen = torch.isin(batch.speakers, self._seen)
         for voices, chosen in (("seen", seen), ("unseen", ~seen)):
             metric: Any = self.voices[f"{stage}_{voices}"]
-            metric.update(right[chosen])
+            metric.update(right[chosen & known])
 
     def _log_evaluation(self, stage: str) -> None:
         """Log the metrics of all samples.

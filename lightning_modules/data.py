@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -29,9 +29,16 @@ from lightning_modules.loader import Batch, BatchKey, EventDataset, EventLoader,
 from lightning_modules.packed import PackedSpikes, SamplePool
 from lightning_modules.shd_files import DataFileError, download, find_files, read_shd_file
 
-__all__ = ["Batch", "DataFileError", "SpokenDigits"]
+__all__ = ["Batch", "DataFileError", "SpokenDigits", "TrainingFile"]
 
 DatasetName = Literal["twin", "folder", "shd", "ssc"]
+
+
+class TrainingFile(NamedTuple):
+    """What checkpoints keep of the training file: names of its classes, and its voices."""
+
+    class_names: tuple[str, ...]
+    speakers: tuple[int, ...]  # ascending
 
 
 class SpokenDigits(LightningDataModule):
@@ -155,7 +162,7 @@ class SpokenDigits(LightningDataModule):
         self.delay_line = DelayLine(delay_copies, delay_step) if delay_copies else None
         self._packed: dict[str, PackedSpikes] | None = None
         self._pools: dict[str, SamplePool] | None = None
-        self._train_file_speakers: tuple[int, ...] = ()
+        self._training_file: TrainingFile | None = None
 
     def _check_arguments(self) -> None:
         if self.dataset not in get_args(DatasetName):
@@ -187,7 +194,7 @@ class SpokenDigits(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Find or download the files, verify and pack them (once per machine)."""
-        if self._packed is None:
+        if self._packed is None and self._pools is None:
             self._packed = self._load()
 
     def setup(self, stage: str | None = None) -> None:
@@ -218,9 +225,9 @@ class SpokenDigits(LightningDataModule):
         return packed
 
     def _split(self, packed: dict[str, PackedSpikes]) -> dict[str, SamplePool]:
-        self._class_names = packed["train"].class_names
         train = packed["train"]
-        self._train_file_speakers = splits.speakers_of(train)
+        self._class_names = train.class_names
+        self._training_file = TrainingFile(train.class_names, splits.speakers_of(train))
         packed = {split: self._cut(data) for split, data in packed.items()}
         everything = np.arange(len(train))
         if "valid" in packed and self.fold is None and self._held_out is None:
@@ -245,6 +252,32 @@ class SpokenDigits(LightningDataModule):
             raise ValueError("no training samples are left; hold out fewer for validation")
         return pools
 
+    def test_on(self, root: str | Path) -> None:
+        """Take all test samples from elsewhere; there is nothing to train on then.
+
+        Args:
+            root: a file in SHD's layout, or a folder (or the beginning of names) with a test file.
+
+        Raises:
+            DataFileError: there is none, it is unfit, or its classes are not those of training.
+        """
+        root = Path(root).expanduser()
+        path = root if root.is_file() else find_files(root, needed=["test"])["test"]
+        packed = load_packed(path, channels=self.channels, cache_dir=self.cache_dir)
+        training = self.training_file or TrainingFile(packed.class_names, ())
+        if not same_classes(packed.class_names, training.class_names):
+            raise DataFileError(
+                f"{path}: extra/keys names the classes {', '.join(packed.class_names)}; those of "
+                f"training are {', '.join(training.class_names)}"
+            )
+        self._training_file, self._class_names = training, training.class_names
+        packed = self._cut(packed)
+        everything, nothing = np.arange(len(packed)), np.arange(0)
+        self._pools = {
+            split: SamplePool(packed, everything if split == "test" else nothing)
+            for split in ("train", "val", "test")
+        }
+
     def _cut(self, packed: PackedSpikes) -> PackedSpikes:
         packed = packed.crop(self.duration)
         return packed if self.unique_dt is None else packed.one_per_bin(
@@ -259,6 +292,18 @@ class SpokenDigits(LightningDataModule):
             train, fraction=self.val_fraction, speakers=self._held_out, fold=self.fold,
             seed=self.split_seed,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What checkpoints keep of the training file, for tests on other data."""
+        self.setup()
+        assert self._training_file is not None
+        return {name: list(values) for name, values in self._training_file._asdict().items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._pools is None:  # what has been read goes before what is remembered
+            self._training_file = TrainingFile(
+                tuple(state_dict["class_names"]), tuple(state_dict["speakers"])
+            )
 
     # ---------------------------------------------------------------- what the data are
 
@@ -300,7 +345,18 @@ class SpokenDigits(LightningDataModule):
     def train_file_speakers(self) -> tuple[int, ...]:
         """Voices of the training file, held out for validation or not, ascending."""
         self.setup()
-        return self._train_file_speakers
+        assert self._training_file is not None
+        return self._training_file.speakers
+
+    @property
+    def training_file(self) -> TrainingFile | None:
+        """As the checkpoint told it, or as it is; None: an older checkpoint, whose data are gone."""
+        if self._training_file is None:
+            try:
+                self.setup()
+            except (DataFileError, FileNotFoundError):
+                return None
+        return self._training_file
 
     @property
     def val_speakers(self) -> tuple[int, ...]:
@@ -316,13 +372,13 @@ class SpokenDigits(LightningDataModule):
     def test_seen_speakers(self) -> tuple[int, ...]:
         """Test voices that have samples in the training file (held out for validation or not)."""
         test = self.test_speakers
-        return tuple(s for s in test if s in self._train_file_speakers)
+        return tuple(s for s in test if s in self.train_file_speakers)
 
     @property
     def test_unseen_speakers(self) -> tuple[int, ...]:
         """Test voices without samples in the training file."""
         test = self.test_speakers
-        return tuple(s for s in test if s not in self._train_file_speakers)
+        return tuple(s for s in test if s not in self.train_file_speakers)
 
     # ---------------------------------------------------------------- batches
 
@@ -399,6 +455,12 @@ class SpokenDigits(LightningDataModule):
             batch.labels.to(device, non_blocking=True),
             batch.speakers.to(device, non_blocking=True),
         )
+
+
+def same_classes(found: tuple[str, ...], trained: tuple[str, ...]) -> bool:
+    """Whether a file's classes are those of training; one that names none has them by number."""
+    unnamed = found == tuple(map(str, range(len(found))))
+    return found == trained or (unnamed and len(found) <= len(trained))
 
 
 def _positive(name: str, value: int) -> int:

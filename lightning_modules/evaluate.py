@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jsonargparse import auto_cli
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lightning_modules.callbacks import Figures, ProgressBar
@@ -14,7 +15,10 @@ from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.data import SpokenDigits
 from lightning_modules.fit import quiet
 from lightning_modules.report import console, summary
-from lightning_modules.run_folder import find_checkpoint
+from lightning_modules.run_folder import RESULTS, find_checkpoint
+from lightning_modules.shd_files import DataFileError
+from lightning_modules.trained import CheckpointError, load_trained
+from lightning_modules.whole_files import write_json
 
 
 def evaluate(
@@ -24,41 +28,53 @@ def evaluate(
     accelerator: Literal["auto", "cpu", "cuda"] = "cpu",
     devices: int = 1,
 ) -> dict[str, float]:
-    """Test a trained network; print the summary and draw the confusion matrix.
+    """Test a trained network; print the summary, write results.json and draw the confusion matrix.
 
     Args:
         ckpt_path: a checkpoint file, or "best" or "last" of the latest run under runs/.
-        root: folder of other test data in SHD's layout; default: the data of training.
-        output: folder for the figures; default: evaluate/ in the run's folder.
+        root: other test data with the classes of training, in SHD's layout: a file, or a folder
+            with a test file; default: the data of training.
+        output: folder for what is written; default: evaluate/ in the run's folder, and in there,
+            for other data, a folder of their name.
         accelerator: where to run.
         devices: processes that share the samples, each on a device of its own.
     """
     quiet()
     try:
         checkpoint = find_checkpoint(ckpt_path)
-    except FileNotFoundError as error:
+        model, data = load_trained(checkpoint)
+        if root:
+            data.test_on(root)
+        _check_classes(model, data)
+    except (CheckpointError, DataFileError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    other: dict[str, Any] = {"dataset": "folder", "root": root} if root else {}
-    data = SpokenDigits.load_from_checkpoint(checkpoint, **other)
-    model = SpikingClassifier.load_from_checkpoint(checkpoint, map_location="cpu")
-    if data.num_classes != model.hparams["num_classes"]:
-        sys.exit(
-            f"error: the network knows {model.hparams['num_classes']} classes, the data in {root} "
-            f"have {data.num_classes}"
-        )
-    folder = Path(output) if output else checkpoint.parent.parent / "evaluate"
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        logger=False,
-        callbacks=[Figures(folder), ProgressBar(leave=False)],
-        enable_model_summary=False,
-    )
+    usual = checkpoint.parent.parent / "evaluate" / (Path(root).resolve().name if root else "")
+    folder = Path(output) if output else usual
+    try:
+        trainer = Trainer(
+            accelerator=accelerator, devices=devices, logger=False,
+            callbacks=[Figures(folder), ProgressBar(leave=False)], enable_model_summary=False,
+        )  # fmt: skip
+    except (MisconfigurationException, ValueError) as error:
+        sys.exit(f"error: --accelerator {accelerator} --devices {devices}: {error}")
     results = dict(trainer.test(model, data, verbose=False)[0])
+    if root and "test/accuracy_seen" not in results:
+        # No voice in common: numbers of speakers say nothing then, or none are given.
+        results.pop("test/accuracy_unseen", None)
     if trainer.is_global_zero:
+        said = {"checkpoint": str(checkpoint), "root": root}
+        write_json(folder / RESULTS, {**results, **said})
         console.print(summary(results, str(checkpoint)))
-        print(f"figures: {folder}")
+        print(f"results.json and figures: {folder}")
     return results
+
+
+def _check_classes(model: SpikingClassifier, data: SpokenDigits) -> None:
+    if data.num_classes != model.hparams["num_classes"]:
+        raise DataFileError(
+            f"the network knows {model.hparams['num_classes']} classes, the data have "
+            f"{data.num_classes}"
+        )
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ class FitCLI(LightningCLI):
         if not data.pools["val"].indices.size:
             return None
         choices = self.model.monitors()
-        heard = {speaker in data.train_speakers for speaker in data.val_speakers}
+        heard = {voice in data.train_speakers for voice in data.val_speakers if voice >= 0}
         for voices, there in (("seen", True in heard), ("unseen", False in heard)):
             if not there:
                 del choices[f"val/accuracy_{voices}"]

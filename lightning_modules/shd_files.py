@@ -12,6 +12,7 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def _verify_events(
         event, sample = first(bad)
         raise DataFileError(
             f"{path}: sample {sample} has unit {units[event]}, but units must be in "
-            f"0..{channels - 1}; if the file has more channels, say so with --data.channels"
+            f"0..{channels - 1}; files with more channels need a network that was trained with "
+            "--data.channels"
         )
 
 
@@ -167,20 +169,22 @@ def _sorted(
     return times[order], units[order]
 
 
-def find_files(root: str | os.PathLike[str]) -> dict[str, Path]:
-    """The files of the splits under ``root``: keys ``train``, ``test`` and, if there, ``valid``.
+def find_files(
+    root: str | os.PathLike[str], needed: Collection[str] = ("train", "test")
+) -> dict[str, Path]:
+    """The files of the splits under ``root``: ``train``, ``test`` and ``valid``, as far as there.
 
     ``root`` is a folder with one file for each split, or the beginning of the files' names:
     ``digits/de`` finds ``digits/de_train.h5`` and ``digits/de_test.h5``. A split's name is part of
     the file's name. Where a file is there both plain and gzipped, the plain one is taken.
 
     Raises:
-        DataFileError: a split is missing or not unique.
+        DataFileError: a split of ``needed`` is missing, or one is not unique.
     """
     root = Path(root).expanduser()
     folder, prefix = (root, "") if root.is_dir() else (root.parent, root.name)
     if not folder.is_dir():
-        raise DataFileError(f"{root}: no such folder; --data.root names a folder with spike files")
+        raise DataFileError(f"{root}: no such folder with spike files")
     files = sorted(
         f for f in folder.iterdir()
         if f.name.startswith(prefix) and f.name.endswith(_SUFFIXES) and f.is_file()
@@ -194,11 +198,11 @@ def find_files(root: str | os.PathLike[str]) -> dict[str, Path]:
             raise DataFileError(
                 f"{root}: several files could be the {split} split "
                 f"({', '.join(f.name for f in matches)}); give the beginning of the wanted ones, "
-                f"such as --data.root {folder / matches[0].name.split(split)[0]}"
+                f"such as {folder / matches[0].name.split(split)[0]}"
             )
         if matches:
             found[split] = matches[0]
-        elif split != "valid":
+        elif split in needed:
             names = ", ".join(f.name for f in files) or "no .h5 files at all"
             raise DataFileError(
                 f"{root}: no file for the {split} split, looked for *{split}*.h5 (or .h5.gz) and "

@@ -8,6 +8,9 @@ from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from lightning_modules.classifier import SpikingClassifier
+from lightning_modules.data import SpokenDigits
+
 _PARTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
 
 
@@ -31,3 +34,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(part in found for part in _PARTS):
         raise CheckpointError(f"{path} is not a checkpoint of fit")
     return found
+
+
+def load_trained(path: str | Path) -> tuple[SpikingClassifier, SpokenDigits]:
+    """The network of a checkpoint, on the CPU, and the data that it was trained on, not yet read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is something else, or its network cannot be made here.
+    """
+    read_checkpoint(path)
+    try:
+        model = SpikingClassifier.load_from_checkpoint(path, map_location="cpu")
+        return model, SpokenDigits.load_from_checkpoint(path)
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
