@@ -21,7 +21,9 @@ from snn_eventprop.losses import ClassificationLoss, SumExpLoss
 from snn_eventprop.regularizers import SpikeCountRegularizer
 
 STAGES = ("train", "val", "test")
-VOICES = ("seen", "unseen")  # speakers that training hears, and others
+# Test: voices of the training file, held out for validation or not, and others. Validation: voices
+# that training hears, and others.
+VOICES = ("seen", "unseen")
 
 
 class SpikingClassifier(LightningModule):
@@ -163,7 +165,7 @@ class SpikingClassifier(LightningModule):
 
     def on_validation_start(self) -> None:
         self.confusion.reset()
-        self._seen = self._heard("train_speakers")
+        self._seen = self._voices("train_speakers")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -173,7 +175,7 @@ class SpikingClassifier(LightningModule):
 
     def on_test_start(self) -> None:
         self.confusion.reset()
-        self._seen = self._heard("test_seen_speakers")
+        self._seen = self._voices("test_seen_speakers")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch)
@@ -181,8 +183,8 @@ class SpikingClassifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
-    def _heard(self, speakers: str) -> Tensor:
-        """Speakers that training hears, as the data module tells them under this name."""
+    def _voices(self, speakers: str) -> Tensor:
+        """The voices that the data module tells under this name."""
         datamodule = getattr(self.trainer, "datamodule", None)
         return torch.tensor(getattr(datamodule, speakers, ()), device=self.device)
 

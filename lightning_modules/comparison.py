@@ -44,7 +44,7 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("test accuracy", "test/accuracy", ".3f", True),
-    Column("heard", "test/accuracy_seen", ".3f", True),
+    Column("voices of the training file", "test/accuracy_seen", ".3f", True),
     Column("never heard", "test/accuracy_unseen", ".3f", True),
     Column("spikes/neuron", "test/spikes_per_neuron_0", ".1f"),
     Column("samples/s", "samples_per_s", ",.0f"),

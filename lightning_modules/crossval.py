@@ -41,7 +41,8 @@ RULE = (
     "is highest; then trained on all voices for as many, and tested once"
 )
 TESTED = {
-    "test": "test/accuracy", "heard": "test/accuracy_seen", "never heard": "test/accuracy_unseen"
+    "test": "test/accuracy", "voices of the training file": "test/accuracy_seen",
+    "never heard": "test/accuracy_unseen",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ console = Console()
 
 _ROWS = (
     ("accuracy, test", "test/accuracy", "{:.3f}"),
-    ("accuracy, voices heard in training", "test/accuracy_seen", "{:.3f}"),
+    ("accuracy, voices of the training file", "test/accuracy_seen", "{:.3f}"),
     ("accuracy, voices never heard", "test/accuracy_unseen", "{:.3f}"),
     ("accuracy, validation", "val/accuracy", "{:.3f}"),
     ("loss, test", "test/loss", "{:.3f}"),

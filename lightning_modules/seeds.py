@@ -15,7 +15,7 @@ from lightning_modules.repeats import by_epoch, spread, spreads, validation_curv
 from lightning_modules.run_folder import new_run
 
 COLUMNS = {
-    "test accuracy": "test/accuracy", "heard": "test/accuracy_seen",
+    "test accuracy": "test/accuracy", "voices of the training file": "test/accuracy_seen",
     "never heard": "test/accuracy_unseen", "validation": "val/accuracy",
     "spikes/neuron": "test/spikes_per_neuron_0",
 }  # fmt: skip

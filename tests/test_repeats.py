@@ -110,6 +110,7 @@ def test_every_voice_is_left_out_once_and_the_test_file_is_used_once(options, co
     assert json.loads(Path("out/crossval.json").read_text())["voices"] == list(VOICES)
     page = Path("out/crossval.md").read_text()
     assert "| seed | voice 2 | voice 5 | voice 7 |" in page and str(spread(tests)) in page
+    assert "| test | voices of the training file | never heard |" in page
     assert Path("out/crossval.png").read_bytes()[:4] == b"\x89PNG"
     assert "never heard" in capsys.readouterr().out
 
