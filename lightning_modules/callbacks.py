@@ -71,13 +71,15 @@ class ProgressBar(RichProgressBar):
 class History(Callback):
     """Metrics of each epoch, kept in checkpoints and written to ``metrics.csv``.
 
-    A resumed run goes on with the rows of the run it resumes.
+    Epochs without validation (``--trainer.check_val_every_n_epoch``) have no metrics of it. A
+    resumed run goes on with the rows of the run it resumes.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rows: list[dict[str, float]] = []
         self._samples = 0
+        self._validated = False  # in this epoch
         self._start = self._end = 0.0
         self._before = self._here = 0.0  # seconds before this process, and its start
 
@@ -87,6 +89,7 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._samples = 0
+        self._validated = False
         self._start = self._end = time.perf_counter()
 
     def on_train_batch_end(
@@ -94,6 +97,9 @@ class History(Callback):
     ) -> None:
         self._samples += len(batch.labels)
         self._end = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = self._end - self._start
@@ -109,7 +115,9 @@ class History(Callback):
             "seconds": self._before + time.perf_counter() - self._here,
         }
         for name, value in trainer.callback_metrics.items():
-            if "/" in name:  # the others are of single batches, for the progress bar
+            # Those without a "/" are of single batches, for the progress bar; Lightning keeps those
+            # of validation until the next one.
+            if "/" in name and (self._validated or not name.startswith("val/")):
                 row[name] = float(value)
         self.rows.append(row)
         if trainer.is_global_zero:

@@ -47,6 +47,8 @@ def _made(folder: str | None) -> Path:
 def find_checkpoint(name: str, folder: str | None = None) -> Path:
     """The checkpoint ``name``: a path, or "last" or "best" of a run.
 
+    A run without validation has no best one: its last is taken then, and said to be.
+
     Args:
         name: path of a file, "last" or "best".
         folder: the run; None: the one under ``runs`` that was last active.
@@ -58,16 +60,14 @@ def find_checkpoint(name: str, folder: str | None = None) -> Path:
         if not Path(name).is_file():
             raise FileNotFoundError(f"no checkpoint {name!r}; give a file, 'last' or 'best'")
         return Path(name)
-    if folder is not None:
-        found = list(Path(folder).glob(f"{CHECKPOINTS}/{name}.ckpt"))
-    else:
-        found = list(RUNS.glob(f"*/{CHECKPOINTS}/{name}.ckpt"))
-    if not found:
-        raise FileNotFoundError(
-            f"no {CHECKPOINTS}/{name}.ckpt in {folder or RUNS}; name another run with --run_dir, "
-            "or give the checkpoint's path"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime)
+    run = Path(folder) if folder else _latest() or RUNS
+    for kind in (name, "last"):
+        path = run / CHECKPOINTS / f"{kind}.ckpt"
+        if path.exists():
+            if kind != name:
+                print(f"{run} has no {name}.ckpt, for nothing was validated; taking {kind}.ckpt")
+            return path
+    raise FileNotFoundError(f"no {CHECKPOINTS}/{name}.ckpt in {run}; give the path of a checkpoint")
 
 
 def resumed(args: list[str]) -> list[str]:

@@ -70,6 +70,18 @@ def test_evaluate_finds_what_the_run_found():
     assert Path("runs/0001/evaluate/confusion.png").exists()
 
 
+def test_the_latest_run_is_evaluated_though_an_older_one_has_a_best_checkpoint(capsys):
+    fit.main(TINY)
+    results = fit.main([*TINY, "--data.val_fraction", "0", "--seed_everything", "1"])
+    again = evaluate.evaluate()
+    assert "runs/0002 has no best.ckpt" in capsys.readouterr().out
+    assert again == pytest.approx({name: results[name] for name in again})
+    for kind in ("best", "last"):
+        Path(f"runs/0002/checkpoints/{kind}.ckpt").unlink(missing_ok=True)
+    with pytest.raises(SystemExit, match=r"no checkpoints/best\.ckpt in runs/0002"):
+        evaluate.evaluate()
+
+
 def test_same_seed_same_weights_and_another_seed_others():
     for run, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         fit.main([*TINY, "--run_dir", run, "--seed_everything", seed, "--test", "false"])
@@ -203,6 +215,20 @@ def test_metrics_are_those_of_the_checkpoint_that_is_tested(capsys):
     assert {name: found[name] for name in names} == {name: float(first[name]) for name in names}
     assert found["train/loss"] != float(last["train/loss"])
     assert "epoch 1 of 3 (best.ckpt)" in capsys.readouterr().out
+
+
+def test_epochs_without_validation_have_no_metrics_of_it(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(callbacks.figures, "learning_curves", lambda rows: drawn.append(rows))
+    monkeypatch.setattr(callbacks.Figures, "_save", lambda *args: None)
+    every = ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"]
+    fit.main([*TINY, *every, "--run_dir", "run", "--test", "false"])
+    fit.main(["--run_dir", "run", "--ckpt_path", "last", "--trainer.max_epochs", "5"])
+    validated = [{name for name, value in row.items() if name.startswith("val/") and value}
+                 for row in rows("run")]  # fmt: skip
+    assert [bool(names) for names in validated] == [False, True, False, True, False]
+    assert all("train/loss" in row for row in rows("run"))
+    assert [row["epoch"] for row in drawn[-1] if "val/loss" in row] == [1.0, 3.0]
 
 
 def test_without_test_batches_nothing_is_tested():
