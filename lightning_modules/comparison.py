@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from rich.table import Table
 
 SIMILARITY = "similarity/"
@@ -53,6 +53,13 @@ COLUMNS = (
 )
 
 
+def by_epoch(runs: Iterable[Run], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs (from 1) at which all runs have a metric, and its [runs, epochs] values."""
+    found = [{int(row["epoch"]) + 1: row[name] for row in run.rows() if name in row} for run in runs]
+    epochs = sorted(set.intersection(*map(set, found))) if found else []
+    return np.array(epochs, dtype=int), np.array([[one[k] for k in epochs] for one in found])
+
+
 def by_label(runs: Iterable[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -88,22 +95,17 @@ def curves(runs: Sequence[Run]) -> Figure:
     (over_epochs, over_time, spikes), bars = figure.subplots(2, 3)
     groups = by_label(runs)
     for number, (label, group) in enumerate(groups.items()):
-        histories = [run.rows() for run in group]
-        length = min(map(len, histories))
-        epochs = [row["epoch"] + 1 for row in histories[0][:length]]
         for axes, name in ((over_epochs, "val/accuracy"), (spikes, "train/spikes_per_neuron_0")):
-            values = _collected(histories, name, length)
-            if values is not None:
-                _band(axes, epochs, values, label, number)
-        values = _collected(histories, "val/accuracy", length)
-        seconds = _collected(histories, "seconds", length)
-        if values is not None and seconds is not None:
-            _band(over_time, seconds.mean(0), values, label, number)
+            _band(axes, *by_epoch(group, name), label, number)
+        epochs, accuracies = by_epoch(group, "val/accuracy")
+        every, seconds = by_epoch(group, "seconds")
+        _band(over_time, seconds[:, np.isin(every, epochs)].mean(0), accuracies, label, number)
     over_epochs.set(xlabel="epoch", ylabel="validation accuracy")
     over_time.set(xlabel="training time (s)", ylabel="validation accuracy")
     low, high = over_time.dataLim.intervalx
     if low > 0 and high > 10 * low:
         over_time.set_xscale("log")
+        over_time.xaxis.set_minor_formatter(NullFormatter())  # 2, 3, ... would overlap
     else:  # within a decade, labels of a logarithmic axis would overlap
         over_time.set_xlim(left=0)
     spikes.set(xlabel="epoch", ylabel="spikes per neuron")
@@ -117,6 +119,7 @@ def curves(runs: Sequence[Run]) -> Figure:
             for group in groups.values()
         ]
         axes.barh(list(groups), means, color=[f"C{i}" for i in range(len(groups))])
+        axes.set_xlim(left=0)
         axes.invert_yaxis()
         axes.set_xlabel(title)
     for axes in (over_epochs, over_time):
@@ -130,30 +133,23 @@ def curves(runs: Sequence[Run]) -> Figure:
 
 def similarity(runs: Sequence[Run]) -> Figure | None:
     """Cosine of each parameter's gradient with the exact one over training; None: not logged."""
-    histories = {
-        label: [run.rows() for run in group] for label, group in by_label(runs).items()
-    }
+    groups = by_label(runs)
     names = sorted({
-        name for group in histories.values() for rows in group for row in rows for name in row
-        if name.startswith(SIMILARITY)
+        name for run in runs for row in run.rows() for name in row if name.startswith(SIMILARITY)
     })  # fmt: skip
     if not names:
         return None
     figure = Figure(figsize=(3.6 * len(names), 3.2), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        for number, (label, group) in enumerate(histories.items()):
-            length = min(sum(name in row for row in rows) for rows in group)
-            if length == 0:
-                continue
-            picked = [[row for row in rows if name in row][:length] for rows in group]
-            epochs = [row["epoch"] + 1 for row in picked[0]]
-            values = np.array([[row[name] for row in rows] for rows in picked])
-            _band(axes, epochs, values, label, number)
-        axes.set(title=name.removeprefix(SIMILARITY), xlabel="epoch", ylim=(-0.25, 1.05))
+        for number, (label, group) in enumerate(groups.items()):
+            _band(axes, *by_epoch(group, name), label, number)
+        axes.set(title=name.removeprefix(SIMILARITY), xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axhline(0, color="k", linewidth=0.5)
         axes.grid(alpha=0.3)
+    lowest = min(axes.dataLim.y0 for axes in panels)  # of the panels' shared axis
+    panels[0].set_ylim(min(-0.25, lowest - 0.05), 1.05)
     panels[0].set_ylabel("cosine with the exact gradient")
     panels[0].legend(fontsize="small")
     return figure
@@ -198,13 +194,9 @@ def _html_table(runs: Sequence[Run]) -> str:
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def _collected(histories: Sequence[Any], name: str, length: int) -> np.ndarray | None:
-    """[seeds, epochs] of a metric; None unless all have it."""
-    if not all(name in row for rows in histories for row in rows[:length]):
-        return None
-    return np.array([[row[name] for row in rows[:length]] for rows in histories])
-
-
-def _band(axes: Any, x: Any, values: np.ndarray, label: str, number: int) -> None:
+def _band(axes: Any, x: np.ndarray, values: np.ndarray, label: str, number: int) -> None:
+    """The mean over runs, and a band from the lowest to the highest; nothing without values."""
+    if not values.size:
+        return
     axes.plot(x, values.mean(0), label=label, color=f"C{number}", linewidth=1.2)
     axes.fill_between(x, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)

@@ -30,11 +30,11 @@ import numpy as np
 from rich.table import Table
 
 from lightning_modules import loggers
-from lightning_modules.comparison import Run
+from lightning_modules.comparison import Run, by_epoch
 from lightning_modules.data import DataFileError, SpokenDigits
 from lightning_modules.fit import FitCLI, quiet
 from lightning_modules.jobs import Job, finished
-from lightning_modules.repeats import by_epoch, spread, spreads, validation_curves, write_summary
+from lightning_modules.repeats import spread, spreads, validation_curves, write_summary
 
 RULE = (
     "epochs: the first at which validation accuracy, averaged over the held-out voices of a seed, "
@@ -99,9 +99,9 @@ def voices(options: list[str]) -> tuple[int, ...]:
 
 def chosen_epochs(folds: list[Run]) -> tuple[int, np.ndarray]:
     """The number of epochs that ``RULE`` takes from the folds, and [folds] accuracies there."""
-    accuracies = by_epoch(folds)
+    epochs, accuracies = by_epoch(folds, "val/accuracy")
     best = int(accuracies.mean(0).argmax())
-    return best + 1, accuracies[:, best]
+    return int(epochs[best]), accuracies[:, best]
 
 
 def fold_jobs(seed: int, known: tuple[int, ...], output: Path, options: list[str]) -> list[Job]:
@@ -187,7 +187,7 @@ def summarise(
         f"`python -m lightning_modules.crossval {command}`\n\nRule for the {RULE}. The accuracies "
         "on voices left out are those at that epoch, hence slightly optimistic; the test is not.",
         validation_curves(
-            {f"seed {seed}, mean over voices": by_epoch(runs) for seed, runs in folds.items()},
+            {f"seed {seed}, mean over voices": runs for seed, runs in folds.items()},
             {f"seed {seed}, mean over voices": epochs for seed, (epochs, _) in picked.items()},
         ),
     )  # fmt: skip

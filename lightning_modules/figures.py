@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from snn_eventprop import SpikeEvents
@@ -26,6 +27,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
                 marker = "." if len(points) < 9 else None
                 axes.plot(*zip(*points, strict=True), label=label, marker=marker)
         axes.set(xlabel="epoch", ylabel=quantity)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
@@ -50,6 +52,7 @@ def raster(layers: Sequence[SpikeEvents], title: str) -> Figure:
             xlim=(0, sample.duration * 1e3), ylim=(-1, sample.num_units),
             ylabel="channel" if number == 0 and len(layers) > 1 else f"neuron, layer {number}",
         )  # fmt: skip
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_title(title)
     panels[-1].set_xlabel("time (ms)")
     return figure

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from lightning_modules.comparison import Run
+from lightning_modules.comparison import Run, by_epoch
 from lightning_modules.report import console
 from lightning_modules.whole_files import whole_file, write_json
 
@@ -42,26 +42,19 @@ def spreads(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float |
     return {name: spread([one[name] for one in numbers])._asdict() for name in common}
 
 
-def by_epoch(runs: Iterable[Run], name: str = "val/accuracy") -> np.ndarray:
-    """[runs, epochs] of a metric, for as many epochs as all runs have."""
-    histories = [[row[name] for row in run.rows() if name in row] for run in runs]
-    length = min(map(len, histories), default=0)
-    return np.array([history[:length] for history in histories])
-
-
-def validation_curves(groups: Mapping[str, np.ndarray], marks: Mapping[str, int]) -> Figure:
+def validation_curves(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, int]) -> Figure:
     """Validation accuracy over epochs.
 
     Args:
-        groups: by label: [runs, epochs]; drawn as the mean, and a band from lowest to highest.
+        groups: runs by label; drawn as their mean, and a band from lowest to highest.
         marks: by label: an epoch (from 1) to mark.
     """
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    for number, (label, values) in enumerate(groups.items()):
+    for number, (label, runs) in enumerate(groups.items()):
+        epochs, values = by_epoch(runs, "val/accuracy")
         if not values.size:
             continue
-        epochs = np.arange(1, values.shape[1] + 1)
         axes.plot(epochs, values.mean(0), color=f"C{number}", linewidth=1.2, label=label)
         if len(values) > 1:
             axes.fill_between(
@@ -70,6 +63,7 @@ def validation_curves(groups: Mapping[str, np.ndarray], marks: Mapping[str, int]
         if label in marks:
             axes.axvline(marks[label], color=f"C{number}", linestyle=":", linewidth=1)
     axes.set(xlabel="epoch", ylabel="validation accuracy")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize="small")

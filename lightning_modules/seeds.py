@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lightning_modules.comparison import Run
 from lightning_modules.jobs import Job, finished
-from lightning_modules.repeats import by_epoch, spread, spreads, validation_curves, write_summary
+from lightning_modules.repeats import spread, spreads, validation_curves, write_summary
 from lightning_modules.run_folder import new_run
 
 COLUMNS = {
@@ -73,6 +73,6 @@ def summarise(runs: list[Run], folder: Path, options: list[str]) -> dict[str, fl
         {"Seeds": table},
         f"`python -m lightning_modules.fit --seeds {' '.join(str(run.seed) for run in runs)} "
         f"{shlex.join(options)}`",
-        validation_curves({f"seed {run.seed}": by_epoch([run]) for run in runs}, {}),
+        validation_curves({f"seed {run.seed}": [run] for run in runs}, {}),
     )  # fmt: skip
     return {name: float(value["mean"] or 0.0) for name, value in values.items()}

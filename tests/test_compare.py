@@ -14,7 +14,7 @@ from tiny_run import TINY, assert_same_weights, rows
 
 pytest.importorskip("lightning")
 
-from lightning_modules import compare, fit
+from lightning_modules import compare, comparison, fit
 from lightning_modules.comparison import Run, cells
 from lightning_modules.similarity import GradientSimilarity
 
@@ -78,6 +78,32 @@ def test_the_table_holds_means_and_standard_deviations():
     found = cells(runs)
     assert found[0] == "0.700 ± 0.200"
     assert found[5] == "7" and found[1] == ""
+
+
+def written(label: str, columns: dict[str, list[float]], **results: float) -> Run:
+    """A run of these metrics; the folder is named by its label."""
+    folder = Path(label)
+    folder.mkdir()
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *columns])
+        writer.writerows([k, *row] for k, row in enumerate(zip(*columns.values(), strict=True)))
+    return Run(label, 0, folder, results)
+
+
+def test_figures_show_all_there_is_and_read_well():
+    curves = {"val/accuracy": [0.1, 0.4, 0.5], "similarity/w": [0.2, -0.7, -0.9]}
+    runs = [
+        written("fast", {"seconds": [2.0, 3.0, 4.0], **curves}, **{"test/accuracy": 0.0}),
+        written("slow", {"seconds": [20.0, 30.0, 90.0], **curves}, **{"test/accuracy": 0.0}),
+    ]
+    low, high = comparison.similarity(runs).axes[0].get_ylim()
+    assert low < -0.9 and high >= 1
+    figure = comparison.curves(runs)
+    over_time, accuracy = figure.axes[1], figure.axes[-1]
+    assert over_time.get_xscale() == "log"
+    assert not any(label.get_text() for label in over_time.get_xticklabels(minor=True))
+    assert accuracy.get_xlim()[0] == 0
 
 
 def test_measuring_similarity_changes_nothing_in_training():

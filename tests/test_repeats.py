@@ -23,7 +23,7 @@ from shd_layout import random_samples, write_shd_file
 
 from lightning_modules import crossval, fit, jobs
 from lightning_modules.comparison import Run
-from lightning_modules.repeats import spread
+from lightning_modules.repeats import spread, validation_curves
 
 VOICES = (2, 5, 7)
 
@@ -125,6 +125,15 @@ def test_the_epochs_are_the_first_at_which_the_mean_over_voices_is_highest():
         runs.append(Run("", 0, Path(f"{voice}"), {}))
     epochs, accuracies = crossval.chosen_epochs(runs)
     assert epochs == 3 and accuracies.tolist() == [0.6, 0.8]
+    # Validated every second epoch.
+    for voice, (second, fourth) in enumerate(((0.5, 0.6), (0.3, 0.8))):
+        lines = ["epoch,val/accuracy", "0,", f"1,{second}", "2,", f"3,{fourth}"]
+        Path(f"{voice}/metrics.csv").write_text("\n".join(lines))
+    epochs, accuracies = crossval.chosen_epochs(runs)
+    assert epochs == 4 and accuracies.tolist() == [0.6, 0.8]
+    (axes,) = validation_curves({"both": runs}, {}).axes
+    assert axes.lines[0].get_xdata().tolist() == [2, 4]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_what_is_complete_is_kept_and_what_was_cut_goes_on(options, commands, monkeypatch):
