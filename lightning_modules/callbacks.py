@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -18,9 +20,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules import figures
+from lightning_modules.loader import BatchKey
 from lightning_modules.media import log_figure, sample_figures
 from lightning_modules.processes import anywhere
 from lightning_modules.report import console, memory
+from lightning_modules.similarity import GradientSimilarity
 from lightning_modules.whole_files import WriteError, whole_file
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -68,9 +72,29 @@ class ProgressBar(RichProgressBar):
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
 
 
+class WarmUp(Callback):
+    """One step on two training samples before the clock starts, which compiles the kernels.
+
+    Nothing else comes of it: its gradients are thrown away, and no random number is used up.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        samples = data.event_dataset("train", augmented=True)
+        batch = samples[BatchKey(0, 0, np.arange(min(2, len(samples))))]
+        batch = data.transfer_batch_to_device(batch, pl_module.device, 0)
+        gpus = [pl_module.device] if pl_module.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
+            loss = pl_module.objective(pl_module(batch.events), batch.labels)
+            weights = [p for p in pl_module.network.parameters() if p.requires_grad]
+            # Not backward(): DDP would hear of it.
+            torch.autograd.grad(loss, weights, allow_unused=True)
+
+
 class History(Callback):
     """Metrics of each epoch, kept in checkpoints and written to ``metrics.csv``.
 
+    The clock starts after ``WarmUp``, and stands still while ``GradientSimilarity`` computes.
     Epochs without validation (``--trainer.check_val_every_n_epoch``) have no metrics of it. A
     resumed run goes on with the rows of the run it resumes.
     """
@@ -85,18 +109,18 @@ class History(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._before = self.seconds()
-        self._here = time.perf_counter()
+        self._here = _clock(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._samples = 0
         self._validated = False
-        self._start = self._end = time.perf_counter()
+        self._start = self._end = _clock(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         self._samples += len(batch.labels)
-        self._end = time.perf_counter()
+        self._end = _clock(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
@@ -112,7 +136,7 @@ class History(Callback):
             "epoch": float(trainer.current_epoch),
             "step": float(trainer.global_step),
             **cost,
-            "seconds": self._before + time.perf_counter() - self._here,
+            "seconds": self._before + _clock(trainer) - self._here,
         }
         for name, value in trainer.callback_metrics.items():
             # Those without a "/" are of single batches, for the progress bar; Lightning keeps those
@@ -131,7 +155,10 @@ class History(Callback):
         return statistics.median(rates) if rates else None
 
     def seconds(self) -> float:
-        """Time of training in s, validation included, until the end of the last full epoch.
+        """Time of training in s until the end of the last full epoch.
+
+        With loading, validation and checkpoints; without start, compilation and comparisons of
+        gradients.
 
         Of a resumed run the sum over its parts; what an interrupt threw away does not count.
         """
@@ -152,6 +179,12 @@ class History(Callback):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def _clock(trainer: Trainer) -> float:
+    """Seconds that go by, but for those spent on comparing gradients."""
+    comparing = (one for one in trainer.callbacks if isinstance(one, GradientSimilarity))  # type: ignore[attr-defined]
+    return time.perf_counter() - sum(one.seconds for one in comparing)
 
 
 class GradientNorms(Callback):

@@ -119,6 +119,14 @@ class SpikingClassifier(LightningModule):
     def forward(self, events: SpikeEvents) -> Outcome:
         return self.network(events)
 
+    def objective(self, outcome: Outcome, labels: Tensor) -> Tensor:
+        """What training lowers, on a batch: the loss and the penalties of all hidden layers."""
+        loss = self.loss.from_logits(outcome.logits, labels)
+        if self.rate_penalty.strength:
+            for counts in outcome.counts:
+                loss = loss + self.rate_penalty(counts)
+        return loss
+
     def configure_callbacks(self) -> list[Callback]:
         """The rules of the recipe that are switched on."""
         rules: list[Callback] = []

@@ -3,7 +3,8 @@
 Every method starts from the same weights and sees the same batches. Each run is a process of its
 own, with its own folder under --output; runs that are complete are not repeated, one that was
 interrupted goes on where it was. At the end (and after each run) the folder holds report.html,
-compare.csv and the figures.
+compare.csv and the figures. Seconds of training include loading, validation and checkpoints, but
+neither compilation nor the comparison of gradients; peak memory includes the latter.
 
 A method is a name, with a bin width after an @ where it is not the configured one:
 grid, exact (EventProp); snntorch, norse (surrogate gradients); eprop, eprop-random; paralif.
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from lightning_modules.comparison import Run, write_report
+from lightning_modules.comparison import MEASURED, Run, write_report
 from lightning_modules.jobs import Job, finished
 from lightning_modules.methods import METHODS
 from lightning_modules.report import console
@@ -116,6 +117,7 @@ def main(args: list[str] | None = None) -> Path:
         write_report(runs, chosen.output, options)
     wide = console if console.is_terminal else Console(width=120)
     wide.print(write_report(runs, chosen.output, options))
+    wide.print(MEASURED, style="dim")
     print(f"report: {report}")
     return report
 

@@ -53,9 +53,18 @@ COLUMNS = (
 )
 
 
+MEASURED = (
+    "Training s: all epochs, with loading, validation and checkpoints; without start, compilation "
+    "and the comparison of gradients. Peak MiB is of the whole process, that comparison included "
+    "(--similarity 0 leaves it out)."
+)
+
+
 def by_epoch(runs: Iterable[Run], name: str) -> tuple[np.ndarray, np.ndarray]:
     """The epochs (from 1) at which all runs have a metric, and its [runs, epochs] values."""
-    found = [{int(row["epoch"]) + 1: row[name] for row in run.rows() if name in row} for run in runs]
+    found = [
+        {int(row["epoch"]) + 1: row[name] for row in run.rows() if name in row} for run in runs
+    ]
     epochs = sorted(set.intersection(*map(set, found))) if found else []
     return np.array(epochs, dtype=int), np.array([[one[k] for k in epochs] for one in found])
 
@@ -179,7 +188,8 @@ def write_report(runs: Sequence[Run], folder: Path, options: Sequence[str]) -> T
         "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"
         "td:first-child,th:first-child{text-align:left}img{max-width:100%}</style>"
         "<h1>Training methods on one network</h1><p>Mean over seeds ± standard deviation; bands in "
-        f"figures are from the lowest to the highest seed. Options: <code>{said}</code></p>"
+        f"figures are from the lowest to the highest seed. {MEASURED} Options: <code>{said}</code>"
+        "</p>"
     )
     (folder / "report.html").write_text(page + "".join(body) + "</html>\n", encoding="utf-8")
     return table(runs)

@@ -350,7 +350,7 @@ class SpokenDigits(LightningDataModule):
 
     @property
     def training_file(self) -> TrainingFile | None:
-        """As the checkpoint told it, or as it is; None: an older checkpoint, whose data are gone."""
+        """As the checkpoint told it, or as it is; None: of an older checkpoint, and gone."""
         if self._training_file is None:
             try:
                 self.setup()

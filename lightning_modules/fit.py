@@ -29,6 +29,7 @@ from lightning_modules.callbacks import (
     History,
     Interrupt,
     ProgressBar,
+    WarmUp,
     checkpoints,
 )
 from lightning_modules.classifier import SpikingClassifier
@@ -139,7 +140,8 @@ class FitCLI(LightningCLI):
             options.plugins.append(WholeCheckpoints())
         options.callbacks += [
             Opening(self),
-            GradientNorms(),  # before the history, which writes what has been logged
+            WarmUp(),  # before the history, which starts the clock
+            GradientNorms(),  # before the history as well, which writes what has been logged
             self.history,
             Figures(self.run, self.history),
             *checkpoints(self.run / CHECKPOINTS, self._monitor()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +23,16 @@ class GradientSimilarity(Callback):
 
     Args:
         every: epochs between two comparisons.
+
+    Attributes:
+        seconds: spent here so far, which the history takes from the time of training.
     """
 
     def __init__(self, every: int = 1) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1 epoch, got {every!r}")
         self.every = every
+        self.seconds = 0.0
         self._batch: Any = None
 
     def on_train_batch_start(
@@ -39,9 +44,11 @@ class GradientSimilarity(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
         if self._batch is None:
             return
+        start = time.perf_counter()
         for name, cosine in similarities(pl_module, self._batch).items():
             pl_module.log(f"similarity/{name}", cosine, on_step=False, on_epoch=True, batch_size=1)
         self._batch = None
+        self.seconds += time.perf_counter() - start
 
 
 def similarities(model: Any, batch: Any) -> dict[str, float]:
@@ -58,12 +65,7 @@ def similarities(model: Any, batch: Any) -> dict[str, float]:
         exact: Any = build_network("eventprop", *sizes, options, model.loss)
     exact.load_state_dict(model.network.state_dict())
     exact.to(model.device)
-    outcome = exact(batch.events)
-    loss = model.loss.from_logits(outcome.logits, batch.labels)
-    if model.rate_penalty.strength:
-        for counts in outcome.counts:
-            loss = loss + model.rate_penalty(counts)
-    loss.backward()
+    model.objective(exact(batch.events), batch.labels).backward()
     cosines = {}
     for (name, ours), theirs in zip(
         model.network.named_parameters(), exact.parameters(), strict=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tiny_run import TINY, assert_same_weights, rows
 
 pytest.importorskip("lightning")
 
-from lightning_modules import compare, comparison, fit
+from lightning_modules import callbacks, compare, comparison, fit, similarity
 from lightning_modules.comparison import Run, cells
 from lightning_modules.similarity import GradientSimilarity
 
@@ -125,6 +126,40 @@ def test_time_and_throughput_are_those_of_all_epochs_not_of_the_best():
     assert len(history) == 3 and found["seconds"] == float(history[-1]["seconds"])
     rates = sorted(float(row["samples_per_s"]) for row in history)
     assert found["samples_per_s"] == rates[1]
+
+
+def test_the_clock_stands_still_while_gradients_are_compared(monkeypatch):
+    original = similarity.similarities
+
+    def slow(*args):
+        time.sleep(2)
+        return original(*args)
+
+    monkeypatch.setattr(similarity, "similarities", slow)
+    options = [*TINY, "--test", "false", "--trainer.max_epochs", "2", "--run_dir", "run"]
+    start = time.perf_counter()
+    fit.main([*options, "--trainer.callbacks+=lightning_modules.similarity.GradientSimilarity"])
+    assert time.perf_counter() - start > 4
+    found = json.loads(Path("run/results.json").read_text())
+    assert 0 < found["seconds"] < 2
+    assert found["samples_per_s"] > 48 / 2
+
+
+def test_kernels_are_compiled_before_the_clock_starts_and_nothing_else_is_done():
+    cli = fit.FitCLI([*TINY, "--data.blend", "0.5", "--model.rate_strength", "1.0"])
+    kinds = [type(callback) for callback in cli.trainer.callbacks]
+    assert kinds.index(callbacks.WarmUp) < kinds.index(callbacks.History)
+    model, ran = cli.model, []
+    cli.trainer.datamodule = cli.datamodule
+    model.network.register_forward_hook(lambda *_: ran.append(True))
+    random = torch.get_rng_state()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    callbacks.WarmUp().on_train_start(cli.trainer, model)
+    assert ran
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_similarity_needs_a_positive_interval():

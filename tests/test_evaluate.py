@@ -90,7 +90,7 @@ def test_classes_of_other_data_are_those_of_training(run, tmp_path):
     with h5py.File(path, "a") as file:
         del file["extra/keys"]
         file["extra/keys"] = [b"null", b"eins", b"zwei", b"drei"]
-    with pytest.raises(SystemExit, match="error: .*names the classes null, .* are zero, one"):
+    with pytest.raises(SystemExit, match=r"error: .*names the classes null, .* are zero, one"):
         evaluate(checkpoint(run), root=str(path))
     with h5py.File(path, "a") as file:
         del file["extra/keys"]
@@ -113,7 +113,7 @@ def test_older_checkpoints_take_names_and_voices_from_the_files(run, tmp_path):
 
 def test_what_cannot_be_tested_is_named(run, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit, match="error: .*empty: no file for the test split"):
+    with pytest.raises(SystemExit, match=r"error: .*empty: no file for the test split"):
         evaluate(checkpoint(run), root=str(tmp_path / "empty"))
     Path(tmp_path / "text.ckpt").write_text("no weights")
     with pytest.raises(SystemExit, match=r"error: .*text\.ckpt is not a checkpoint of fit"):
