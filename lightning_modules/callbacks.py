@@ -26,6 +26,7 @@ from lightning_modules.processes import anywhere
 from lightning_modules.report import console, memory
 from lightning_modules.similarity import GradientSimilarity
 from lightning_modules.whole_files import WriteError, whole_file
+from snn_eventprop import diagnostics
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -187,16 +188,22 @@ def _clock(trainer: Trainer) -> float:
     return time.perf_counter() - sum(one.seconds for one in comparing)
 
 
-class GradientNorms(Callback):
-    """Logs the norm of each parameter's gradient before clipping, its mean over an epoch's steps.
+class Gradients(Callback):
+    """Logs how large the gradients of an epoch were, and how often the grazing guard acted.
 
-    Summed here and handed to Lightning once an epoch: its ``log`` costs ten times as much as the
-    norms themselves.
+    That is the norm of each parameter's gradient before clipping, its mean over the steps, and the
+    number of guarded spikes. They are summed here and handed to Lightning once an epoch: its
+    ``log`` costs ten times as much as the norms themselves.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._steps: Counter[str] = Counter()
+        self._guarded = 0
+
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        layers = diagnostics.collect(pl_module.network).values()
+        self._guarded += sum(layer.guarded for layer in layers)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: Any, optimizer: Optimizer
@@ -210,8 +217,11 @@ class GradientNorms(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         means = {f"gradient_norm/{k}": total / self._steps[k] for k, total in self._sums.items()}
         pl_module.log_dict(means, sync_dist=True)  # all processes have the same gradients
+        guarded = float(self._guarded)  # of this process
+        pl_module.log("train/guarded_spikes", guarded, sync_dist=True, reduce_fx="sum")
         self._sums.clear()
         self._steps.clear()
+        self._guarded = 0
 
 
 class Figures(Callback):

@@ -16,7 +16,7 @@ from lightning_modules.methods import Method, build_network
 from lightning_modules.metrics import Share, SilentShare, SpikesPerNeuron
 from lightning_modules.network import NetworkOptions, Outcome
 from lightning_modules.recipe import HalveOnPlateau, LiftSilent, ease_in
-from snn_eventprop import SpikeEvents, diagnostics
+from snn_eventprop import SpikeEvents
 from snn_eventprop.losses import ClassificationLoss, SumExpLoss
 from snn_eventprop.regularizers import SpikeCountRegularizer
 
@@ -240,13 +240,6 @@ class SpikingClassifier(LightningModule):
                 on_step=False, on_epoch=True, batch_size=len(batch.labels),
             )  # fmt: skip
         return loss, outcome
-
-    def on_after_backward(self) -> None:
-        guarded = sum(layer.guarded for layer in diagnostics.collect(self.network).values())
-        self.log(
-            "train/guarded_spikes", float(guarded), on_step=False, on_epoch=True,
-            reduce_fx="sum", sync_dist=True, batch_size=1,
-        )  # fmt: skip
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         named = list(self.network.named_parameters())

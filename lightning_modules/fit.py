@@ -25,7 +25,7 @@ from lightning_modules.callbacks import (
     BEST,
     LAST,
     Figures,
-    GradientNorms,
+    Gradients,
     History,
     Interrupt,
     ProgressBar,
@@ -141,7 +141,7 @@ class FitCLI(LightningCLI):
         options.callbacks += [
             Opening(self),
             WarmUp(),  # before the history, which starts the clock
-            GradientNorms(),  # before the history as well, which writes what has been logged
+            Gradients(),  # before the history as well, which writes what has been logged
             self.history,
             Figures(self.run, self.history),
             *checkpoints(self.run / CHECKPOINTS, self._monitor()),

@@ -26,7 +26,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: it is something else.
     """
     try:
-        found = TorchCheckpointIO().load_checkpoint(path, map_location="cpu")
+        found = TorchCheckpointIO().load_checkpoint(path)
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:

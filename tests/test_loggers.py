@@ -15,6 +15,7 @@ pytest.importorskip("lightning")
 import offline_wandb
 
 from lightning_modules import callbacks, fit, loggers, media
+from snn_eventprop import diagnostics
 
 SCALARS = {
     *(f"{stage}/{name}" for stage in ("train", "val", "test")
@@ -138,17 +139,33 @@ def test_gradient_norms_are_those_before_clipping():
 
 def test_gradient_norms_are_means_over_the_steps_of_an_epoch(monkeypatch):
     name, norms = "readout.weight", []
-    original = callbacks.GradientNorms.on_before_optimizer_step
+    original = callbacks.Gradients.on_before_optimizer_step
 
     def noted(self, trainer, model, optimizer):
         original(self, trainer, model, optimizer)
         norms.append(model.network.get_parameter(name).grad.norm().item())
 
-    monkeypatch.setattr(callbacks.GradientNorms, "on_before_optimizer_step", noted)
+    monkeypatch.setattr(callbacks.Gradients, "on_before_optimizer_step", noted)
     fit.main([*TINY, "--test", "false"])
     assert len(norms) == 6 and len(set(norms)) == 6
     logged = [float(row[f"gradient_norm/{name}"]) for row in rows("runs/0001")]
     assert logged == pytest.approx([np.mean(norms[:3]), np.mean(norms[3:])])
+
+
+def test_guarded_spikes_are_those_of_all_steps_of_an_epoch(monkeypatch):
+    guarded = []
+
+    def noted(self, trainer, model):
+        layers = diagnostics.collect(model.network).values()
+        guarded.append(sum(layer.guarded for layer in layers))
+        original(self, trainer, model)
+
+    original = callbacks.Gradients.on_after_backward
+    monkeypatch.setattr(callbacks.Gradients, "on_after_backward", noted)
+    fit.main([*TINY, "--test", "false", "--model.lr", "3e-2"])
+    assert len(guarded) == 6 and all(guarded)
+    logged = [float(row["train/guarded_spikes"]) for row in rows("runs/0001")]
+    assert logged == [sum(guarded[:3]), sum(guarded[3:])]
 
 
 def test_histograms_leave_out_what_is_not_finite():
