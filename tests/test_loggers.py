@@ -163,7 +163,7 @@ def test_guarded_spikes_are_those_of_all_steps_of_an_epoch(monkeypatch):
     original = callbacks.Gradients.on_after_backward
     monkeypatch.setattr(callbacks.Gradients, "on_after_backward", noted)
     fit.main([*TINY, "--test", "false", "--model.lr", "3e-2"])
-    assert len(guarded) == 6 and all(guarded)
+    assert len(guarded) == 6 and sum(guarded) > 0
     logged = [float(row["train/guarded_spikes"]) for row in rows("runs/0001")]
     assert logged == [sum(guarded[:3]), sum(guarded[3:])]
 
