@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from lightning_modules import loggers
+from lightning_modules import loggers, messages
 from lightning_modules.comparison import Run, by_epoch
 from lightning_modules.data import DataFileError, SpokenDigits
 from lightning_modules.fit import FitCLI, quiet
@@ -50,7 +50,8 @@ class _Options(FitCLI):
     """Reads the options as fit does, but makes the data only."""
 
     def instantiate_classes(self) -> None:
-        self.datamodule: SpokenDigits = self.parser.instantiate_classes(self.config).data
+        with messages.of_options(self.config):
+            self.datamodule: SpokenDigits = self.parser.instantiate_classes(self.config).data
 
 
 def arguments(args: list[str]) -> tuple[argparse.Namespace, list[str]]:

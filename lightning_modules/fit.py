@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from lightning_modules import loggers, seeds, wandb_mode
+from lightning_modules import loggers, messages, seeds, wandb_mode
 from lightning_modules.callbacks import (
     BEST,
     LAST,
@@ -63,7 +63,7 @@ class FitCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = LightningArgumentParser(
+        parser = messages.Parser(
             prog="python -m lightning_modules.fit", usage="%(prog)s [--config NAME] [options]",
             description=__doc__, **kwargs,
         )  # fmt: skip
@@ -121,7 +121,8 @@ class FitCLI(LightningCLI):
         self.run = shared_run(self.config.run_dir)
         try:
             self.config.trainer.logger = loggers.placed(stated, self.run)
-            super().instantiate_classes()
+            with messages.of_options(self.config):
+                super().instantiate_classes()
             self.check_checkpoint()
         except BaseException:
             with suppress(OSError):  # not empty: somebody else's, too
