@@ -18,7 +18,7 @@ from lightning_modules.report import console, summary
 from lightning_modules.run_folder import RESULTS, find_checkpoint
 from lightning_modules.shd_files import DataFileError
 from lightning_modules.trained import CheckpointError, load_trained
-from lightning_modules.whole_files import write_json
+from lightning_modules.whole_files import WriteError, write_json
 
 
 def evaluate(
@@ -57,13 +57,16 @@ def evaluate(
         )  # fmt: skip
     except (MisconfigurationException, ValueError) as error:
         sys.exit(f"error: --accelerator {accelerator} --devices {devices}: {error}")
-    results = dict(trainer.test(model, data, verbose=False)[0])
-    if root and "test/accuracy_seen" not in results:
-        # No voice in common: numbers of speakers say nothing then, or none are given.
-        results.pop("test/accuracy_unseen", None)
+    try:
+        results = dict(trainer.test(model, data, verbose=False)[0])  # which draws the figures
+        if root and "test/accuracy_seen" not in results:
+            # No voice in common: numbers of speakers say nothing then, or none are given.
+            results.pop("test/accuracy_unseen", None)
+        if trainer.is_global_zero:
+            write_json(folder / RESULTS, {**results, "checkpoint": str(checkpoint), "root": root})
+    except WriteError as error:
+        sys.exit(f"error: {error}")
     if trainer.is_global_zero:
-        said = {"checkpoint": str(checkpoint), "root": root}
-        write_json(folder / RESULTS, {**results, **said})
         console.print(summary(results, str(checkpoint)))
         print(f"results.json and figures: {folder}")
     return results

@@ -19,12 +19,12 @@ import nir
 import torch
 from jsonargparse import auto_cli
 
-from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.fit import quiet
 from lightning_modules.network import ReferenceNetwork
 from lightning_modules.run_folder import find_checkpoint
 from lightning_modules.stock_weights import for_norse, for_snntorch
-from lightning_modules.whole_files import whole_file
+from lightning_modules.trained import CheckpointError, load_trained
+from lightning_modules.whole_files import WriteError, whole_file
 from snn_eventprop import SpikeEvents
 from snn_eventprop.nir import to_nir
 
@@ -42,9 +42,9 @@ def export(ckpt_path: str = "best", output: str | None = None) -> Path:
     quiet()
     try:
         checkpoint = find_checkpoint(ckpt_path)
-    except FileNotFoundError as error:
+        model, _ = load_trained(checkpoint)
+    except (CheckpointError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    model = SpikingClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     method = model.hparams["method"]
     if method not in _EXPORTED:
         sys.exit(
@@ -58,11 +58,15 @@ def export(ckpt_path: str = "best", output: str | None = None) -> Path:
     except TypeError as error:  # a layer with parameters that the files have no place for
         sys.exit(f"error: {error}")
     folder = Path(output) if output else checkpoint.parent.parent / "export"
-    for name, state in (("snntorch.pt", for_snntorch(layers)), ("norse.pt", for_norse(layers))):
-        with whole_file(folder / name) as partial:
-            torch.save(state, partial)
-    with whole_file(folder / "network.nir") as partial:
-        nir.write(partial, graph)
+    states = {"snntorch.pt": for_snntorch(layers), "norse.pt": for_norse(layers)}
+    try:
+        for name, state in states.items():
+            with whole_file(folder / name) as partial:
+                torch.save(state, partial)
+        with whole_file(folder / "network.nir") as partial:
+            nir.write(partial, graph)
+    except WriteError as error:
+        sys.exit(f"error: {error}")
     print(f"snntorch.pt, norse.pt and network.nir: {folder}")
     return folder
 

@@ -70,8 +70,8 @@ class FitCLI(LightningCLI):
         parser.add_argument(
             "-c", "--config", action=ConfigAction,
             help="A YAML file, or a shipped configuration by name "
-            f"({', '.join(config_names())}). Can be given several times; later ones and later "
-            "options go before earlier ones.",
+            f"({', '.join(config_names())}). Can be given several times; of files and "
+            "options later ones win.",
         )  # fmt: skip
         return parser
 
@@ -243,7 +243,9 @@ def main(args: list[str] | None = None) -> dict[str, float]:
         if chosen := seeds.chosen(arguments):
             return seeds.train(*chosen)
         return _train(FitCLI(arguments))
-    except (DataFileError, FileNotFoundError, WriteError, CheckpointError) as error:
+    except WriteError as error:
+        sys.exit(f"error: {error} (--ckpt_path last goes on with a run)")
+    except (CheckpointError, DataFileError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,14 @@ from jsonargparse import auto_cli
 from rich.progress import track
 
 from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.data import SpokenDigits
+from lightning_modules.data import same_classes
 from lightning_modules.fit import quiet
-from lightning_modules.loader import BatchKey
+from lightning_modules.loader import BatchKey, EventDataset
 from lightning_modules.report import console
 from lightning_modules.run_folder import find_checkpoint
 from lightning_modules.shd_files import DataFileError
+from lightning_modules.trained import CheckpointError, load_trained
+from lightning_modules.whole_files import WriteError, whole_file
 
 
 def predict(
@@ -26,7 +30,8 @@ def predict(
     """Write the class probabilities of every sample of a file as CSV.
 
     One row per sample: its number, the class with the largest probability, the probability of each
-    class (softmax of the network's scores), and the label, where the file has labels.
+    class (softmax of the network's scores), and the label, where the file has labels. Classes have
+    the names of training, labels those of the file.
 
     Args:
         file: samples in SHD's layout (.h5, .hdf5, or gzipped).
@@ -36,42 +41,48 @@ def predict(
     """
     quiet()
     if batch_size < 1:
-        sys.exit(f"error: batch_size must be at least 1, got {batch_size}")
-    try:
-        checkpoint = find_checkpoint(ckpt_path)
-        data = SpokenDigits.load_from_checkpoint(checkpoint)
-        dataset = data.file_dataset(file)
-    except (FileNotFoundError, DataFileError) as error:
-        sys.exit(f"error: {error}")
-    model = SpikingClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    names = _class_names(data, model.hparams["num_classes"])
+        sys.exit(f"error: --batch_size must be at least 1, got {batch_size}")
     target = Path(output or f"{Path(file).name.split('.')[0]}.csv")
-    labels = dataset.pool.packed.labels
-    with target.open("w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["sample", "predicted", *(f"p({name})" for name in names), "label"])
-        starts = range(0, len(labels), batch_size)
-        for start in track(starts, "predicting", console=console, transient=True):
-            indices = np.arange(start, min(start + batch_size, len(labels)))
-            with torch.inference_mode():
-                logits = model(dataset[BatchKey(0, 0, indices)].events).logits
-            for index, row in zip(indices, logits.softmax(1).tolist(), strict=True):
-                label = labels[index]
-                table.writerow([
-                    index, names[int(np.argmax(row))], *(f"{p:.6f}" for p in row),
-                    names[label] if 0 <= label < len(names) else "",
-                ])  # fmt: skip
-    print(f"{len(labels)} samples: {target}")
+    try:
+        model, data = load_trained(find_checkpoint(ckpt_path))
+        dataset = data.file_dataset(file)
+        training = data.training_file
+        numbers = tuple(map(str, range(model.hparams["num_classes"])))
+        names = training.class_names if training else numbers  # of an older checkpoint
+        table = _rows(model.eval(), dataset, names, batch_size)
+        with whole_file(target) as partial, partial.open("w", newline="") as stream:
+            csv.writer(stream).writerows(table)
+    except (CheckpointError, DataFileError, FileNotFoundError, WriteError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{len(dataset)} samples: {target}")
     return target
 
 
-def _class_names(data: SpokenDigits, count: int) -> tuple[str, ...]:
-    """Of the data of training, or numbers where these are not to be had any more."""
-    try:
-        data.setup()
-    except (DataFileError, FileNotFoundError):
-        return tuple(map(str, range(count)))
-    return data.class_names
+def _rows(
+    model: SpikingClassifier, dataset: EventDataset, names: Sequence[str], batch_size: int
+) -> Iterator[list[Any]]:
+    yield ["sample", "predicted", *(f"p({name})" for name in names), "label"]
+    labels, labelled = dataset.pool.packed.labels, _label_names(dataset, names)
+    starts = range(0, len(labels), batch_size)
+    for start in track(starts, "predicting", console=console, transient=True):
+        indices = np.arange(start, min(start + batch_size, len(labels)))
+        with torch.inference_mode():
+            logits = model(dataset[BatchKey(0, 0, indices)].events).logits
+        for index, row in zip(indices, logits.softmax(1).tolist(), strict=True):
+            label = labelled[labels[index]] if labels[index] >= 0 else ""
+            yield [index, names[int(np.argmax(row))], *(f"{p:.6f}" for p in row), label]
+
+
+def _label_names(dataset: EventDataset, names: Sequence[str]) -> Sequence[str]:
+    """Names of the file's labels; says so where they are not those of training."""
+    theirs = dataset.pool.packed.class_names
+    if same_classes(theirs, tuple(names)):
+        return names
+    print(
+        f"the file's classes ({', '.join(theirs)}) are not those of training ({', '.join(names)}); "
+        "its labels are written with its own names"
+    )
+    return theirs
 
 
 if __name__ == "__main__":

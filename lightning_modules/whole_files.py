@@ -41,7 +41,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise WriteError(
                 f"cannot write {path} ({error.strerror or error}); what was there before is whole. "
-                "Make room there, or write access, and go on with --ckpt_path last"
+                "Make room there, or write access, and try again"
             ) from error
         raise
 

@@ -199,6 +199,11 @@ def test_the_output_folder_and_missing_checkpoints(run, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"snntorch.pt", "norse.pt", "network.nir"}
     with pytest.raises(SystemExit, match="no checkpoint"):
         export(str(tmp_path / "none.ckpt"))
+    (tmp_path / "text.ckpt").write_text("no weights")
+    with pytest.raises(SystemExit, match=r"error: .*text\.ckpt is not a checkpoint of fit"):
+        export(str(tmp_path / "text.ckpt"))
+    with pytest.raises(SystemExit, match=r"error: cannot write .*text\.ckpt"):
+        export(checkpoint, str(tmp_path / "text.ckpt"))
 
 
 def test_methods_with_other_neurons_are_refused(tmp_path):
