@@ -167,9 +167,7 @@ def test_a_resume_that_fails_later_leaves_the_run_as_it_was(monkeypatch):
     """While Lightning restores what the check knows nothing of."""
     fit.main([*TINY, "--run_dir", "run"])
     before = contents("run")
-    monkeypatch.setattr(
-        callbacks.History, "load_state_dict", lambda self, state: state["no such"]
-    )
+    monkeypatch.setattr(callbacks.History, "load_state_dict", lambda self, state: state["no such"])
     with pytest.raises(KeyError, match="no such"):
         fit.main(["--ckpt_path", "last", "--run_dir", "run", "--trainer.max_epochs", "3"])
     assert contents("run") == before
