@@ -31,6 +31,6 @@ def _number(name: str, value: Any, what: str) -> float:
     try:
         if not isinstance(value, str):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of a tensor of several numbers
         pass
     raise TypeError(f"{name} must be a {what}, got {value!r}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ._numbers import nonnegative
 
 
 def shown_signature(cls: type, shared: type, names: tuple[str, ...]) -> inspect.Signature:
@@ -55,17 +56,13 @@ def option(name: str, value: Any) -> float:
     """The value of an option of our neurons as a float.
 
     Raises:
-        ValueError: it is no finite number, or a negative one.
+        TypeError: it is no number.
+        ValueError: it is not finite, or negative.
     """
     try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise ValueError(
-            f"{name} must be 0 or a positive finite number, got {value!r}: {_HINTS[name]}"
-        )
-    return number
+        return nonnegative(name, value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}: {_HINTS[name]}") from None
 
 
 def described(neuron: Any, hosts: str) -> str:
