@@ -105,10 +105,10 @@ def curves(runs: Sequence[Run]) -> Figure:
     groups = by_label(runs)
     for number, (label, group) in enumerate(groups.items()):
         for axes, name in ((over_epochs, "val/accuracy"), (spikes, "train/spikes_per_neuron_0")):
-            _band(axes, *by_epoch(group, name), label, number)
+            band(axes, *by_epoch(group, name), label, number)
         epochs, accuracies = by_epoch(group, "val/accuracy")
         every, seconds = by_epoch(group, "seconds")
-        _band(over_time, seconds[:, np.isin(every, epochs)].mean(0), accuracies, label, number)
+        band(over_time, seconds[:, np.isin(every, epochs)].mean(0), accuracies, label, number)
     over_epochs.set(xlabel="epoch", ylabel="validation accuracy")
     over_time.set(xlabel="training time (s)", ylabel="validation accuracy")
     low, high = over_time.dataLim.intervalx
@@ -152,7 +152,7 @@ def similarity(runs: Sequence[Run]) -> Figure | None:
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         for number, (label, group) in enumerate(groups.items()):
-            _band(axes, *by_epoch(group, name), label, number)
+            band(axes, *by_epoch(group, name), label, number)
         axes.set(title=name.removeprefix(SIMILARITY), xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axhline(0, color="k", linewidth=0.5)
@@ -204,9 +204,11 @@ def _html_table(runs: Sequence[Run]) -> str:
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def _band(axes: Any, x: np.ndarray, values: np.ndarray, label: str, number: int) -> None:
+def band(
+    axes: Any, x: np.ndarray, values: np.ndarray, label: str, number: int, alpha: float = 0.2
+) -> None:
     """The mean over runs, and a band from the lowest to the highest; nothing without values."""
     if not values.size:
         return
     axes.plot(x, values.mean(0), label=label, color=f"C{number}", linewidth=1.2)
-    axes.fill_between(x, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
+    axes.fill_between(x, values.min(0), values.max(0), color=f"C{number}", alpha=alpha, linewidth=0)

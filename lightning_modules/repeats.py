@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from lightning_modules.comparison import Run, by_epoch
+from lightning_modules.comparison import Run, band, by_epoch
 from lightning_modules.report import console
 from lightning_modules.whole_files import whole_file, write_json
 
@@ -55,11 +55,7 @@ def validation_curves(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, i
         epochs, values = by_epoch(runs, "val/accuracy")
         if not values.size:
             continue
-        axes.plot(epochs, values.mean(0), color=f"C{number}", linewidth=1.2, label=label)
-        if len(values) > 1:
-            axes.fill_between(
-                epochs, values.min(0), values.max(0), color=f"C{number}", alpha=0.15, linewidth=0
-            )
+        band(axes, epochs, values, label, number, alpha=0.15)
         if label in marks:
             axes.axvline(marks[label], color=f"C{number}", linestyle=":", linewidth=1)
     axes.set(xlabel="epoch", ylabel="validation accuracy")

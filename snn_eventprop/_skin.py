@@ -65,6 +65,18 @@ def option(name: str, value: Any) -> float:
         raise type(error)(f"{error}: {_HINTS[name]}") from None
 
 
+def set_options(neuron: Any, **values: float) -> None:
+    """Give a neuron of ours options by name."""
+    for name, value in values.items():
+        setattr(neuron, name, option(name, value))
+
+
+def forget_calls(neuron: Any) -> None:
+    """Let go of what the last call has left: the membrane and the record."""
+    for name in ("_last", "_record"):
+        vars(neuron).pop(name, None)
+
+
 def described(neuron: Any, hosts: str) -> str:
     """What the host shows of a neuron between brackets, and what differs from the host."""
     shown = [*([hosts] if hosts else []), "gradient=exact"]

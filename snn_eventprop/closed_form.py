@@ -11,6 +11,7 @@ from .backends import cpu_readout
 from .backends.threads import over_samples
 from .discretisation import psp_coefficient
 from .events import SpikeEvents
+from .offsets import sample_of_each
 
 Weighting = Literal["uniform", "exponential", "linear"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -74,13 +75,6 @@ def mean_response(
     return response, slope
 
 
-def _samples(offsets: Tensor, events: int) -> Tensor:
-    """Sample of each event, [S]."""
-    return torch.repeat_interleave(
-        torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff(), output_size=events
-    )
-
-
 @operator("snn_eventprop::gathered_response", device_types="cpu")
 def _gathered_response(
     times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
@@ -114,7 +108,7 @@ def _gathered_on_gpu(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     batch = offsets.numel() - 1
     response, slopes = mean_response(times.double(), tau_mem, tau_syn, duration, weighting)
-    places = units + num_units * _samples(offsets, units.numel())
+    places = units + num_units * sample_of_each(offsets, units.numel())
     total = response.new_zeros(batch * num_units).index_add(0, places, response)
     return total.view(batch, num_units).to(times.dtype), slopes.to(times.dtype)
 
@@ -138,7 +132,7 @@ def _spread_slopes(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor)
 
 @_spread_slopes.register_kernel("cuda")
 def _spread_on_gpu(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
-    return slopes * grad[_samples(offsets, units.numel()), units]
+    return slopes * grad[sample_of_each(offsets, units.numel()), units]
 
 
 @_spread_slopes.register_fake

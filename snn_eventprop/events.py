@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._numbers import positive
 from .bins import bin_of, num_bins
+from .offsets import sample_of_each
 
 
 def _check_integers(name: str, value: Tensor) -> None:
@@ -285,11 +286,7 @@ class SpikeEvents:
 
     def samples(self) -> Tensor:
         """``[S]`` sample index of each event."""
-        return torch.repeat_interleave(
-            torch.arange(len(self), device=self.offsets.device),
-            self.offsets.diff(),
-            output_size=self.units.numel(),  # which a GPU would have to be waited for
-        )
+        return sample_of_each(self.offsets, self.units.numel())
 
     def counts(self) -> Tensor:
         """Spikes per sample and unit, ``[B, N]``.

@@ -117,12 +117,16 @@ class _Neurons(nn.Module):
             )
         logarithm.copy_(new.expand(logarithm.shape))
 
-    def _check_time_constants(self) -> None:
-        """Raise if they have become NaN or infinite. Nobody waits for a GPU here."""
+    def _check_time_constants(self, **others: Tensor) -> None:
+        """Raise if they, or ``others``, have become NaN or infinite.
+
+        Nobody waits for a GPU here.
+        """
         if not torch.compiler.is_compiling() and self.log_tau_mem.device.type == "cpu":
             op.check_finite(
                 op.DIVERGED,
                 log_tau_mem=self.log_tau_mem.detach(), log_tau_syn=self.log_tau_syn.detach(),
+                **others,
             )  # fmt: skip
 
     def _coefficients(self, size: int, dtype: torch.dtype, threshold: Tensor) -> Tensor:
@@ -609,10 +613,8 @@ class EventPropLI(_Neurons):
                 "with SpikeEvents.from_dense(raster, dt), or call the readout itself"
             )
         _check_units(self, events)
-        self._check_time_constants()
-        # Nobody waits for a GPU here: the layer before this one finds out in the next step.
-        if not torch.compiler.is_compiling() and self.weight.device.type == "cpu":
-            op.check_finite(op.DIVERGED, weight=self.weight.detach())
+        # Of those on a GPU, the layer before this one finds out in the next step.
+        self._check_time_constants(weight=self.weight.detach())
 
     def sample(self, events: SpikeEvents, times: Tensor) -> Tensor:
         """Membrane at the requested times, exactly, ``[Q, B, O]``.

@@ -23,6 +23,7 @@ from .backends import cpu_bins, cpu_delays, cpu_grid
 from .backends.threads import over_samples
 from .delays import LONGEST
 from .discretisation import largest_response
+from .offsets import sample_of_each
 
 RESETS = {
     "none": cpu_grid.RESET_NONE,
@@ -499,9 +500,7 @@ def _to_raster(
     stamps: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, steps: int, size: int, hold: bool
 ) -> Tensor:
     batch = offsets.numel() - 1
-    sample = torch.repeat_interleave(
-        torch.arange(batch, device=offsets.device), offsets.diff(), output_size=bins.numel()
-    )
+    sample = sample_of_each(offsets, bins.numel())
     raster = stamps.new_zeros((steps, batch, size))
     raster[bins.long(), sample, units] = 1
     return raster
@@ -516,10 +515,8 @@ def _(stamps, bins, units, offsets, steps, size, hold):
 def _raster_worth_change(
     grad: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, hold: bool
 ) -> Tensor:
-    steps, batch, _ = grad.shape
-    sample = torch.repeat_interleave(
-        torch.arange(batch, device=offsets.device), offsets.diff(), output_size=bins.numel()
-    )
+    steps = grad.shape[0]
+    sample = sample_of_each(offsets, bins.numel())
     k, n = bins.long(), units
     last = k == steps - 1
     now = grad[k, sample, n]

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from . import op
 from .diagnostics import LayerRecord
 from .drive import LinearDrive
+from .offsets import sample_of_each
 from .step import beside_the_drop, remember_spikes
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
@@ -89,14 +90,6 @@ def count_slopes(count_slope: Callable[[Tensor], Tensor], over: Tensor) -> Tenso
     return over
 
 
-def _samples(spikes: op.GridSpikes) -> Tensor:
-    """The sample of each spike."""
-    batch = torch.arange(spikes.offsets.numel() - 1, device=spikes.offsets.device)
-    return torch.repeat_interleave(
-        batch, spikes.offsets.diff(), output_size=spikes.bins.numel()
-    )
-
-
 def _with_counts(
     raster: Tensor,
     spikes: op.GridSpikes,
@@ -110,7 +103,8 @@ def _with_counts(
     ``count_slope`` tells d(spike)/dV from V - theta, [T, B, H].
     """
     m, threshold = coefficients[2:]
-    at = (spikes.bins.long(), _samples(spikes), spikes.units)
+    sample = sample_of_each(spikes.offsets, spikes.bins.numel())
+    at = (spikes.bins.long(), sample, spikes.units)
     over = spikes.trace.detach() - threshold.detach()
     if not delayed:
         # The trace holds V after the reset; before it, V - theta = m (V_last - theta) + V' dt. An
@@ -166,7 +160,8 @@ def _handed_on(
         return voltage.clone()
     with torch.no_grad():
         last = (spikes.bins == steps - 1).nonzero().squeeze(1)
-        sample, units = _samples(spikes)[last], spikes.units[last].long()
+        sample = sample_of_each(spikes.offsets, spikes.bins.numel())[last]
+        units = spikes.units[last].long()
         height = drop[units]
         engines = torch.maximum(spikes.slopes[last], floor[units])
         slope = beside_the_drop(engines, height)

@@ -11,7 +11,15 @@ from norse.torch.module.snn import _merge_states
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
+from .._skin import (
+    GRAZING_GUARD,
+    count_slope,
+    described,
+    forget_calls,
+    handed_on,
+    set_options,
+    shown_signature,
+)
 from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
 from ..fuse import ChainRun, recorder, whole
@@ -78,9 +86,7 @@ class ExactGradient(torch.nn.Module):
         """Turn an instance of the host's class, whose class has been set to ours, into ours."""
         self._set_options(grazing_guard=grazing_guard, count_gradient=count_gradient)
 
-    def _set_options(self, **values: float) -> None:
-        for name, value in values.items():
-            setattr(self, name, option(name, value))
+    _set_options = set_options
 
     def extra_repr(self) -> str:
         return described(self, super().extra_repr())
@@ -89,8 +95,7 @@ class ExactGradient(torch.nn.Module):
         """Undo ``_adopt``."""
         for name in _OWN_ARGUMENTS:
             delattr(self, name)
-        for name in ("_last", "_record"):
-            self.__dict__.pop(name, None)
+        forget_calls(self)
 
     # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
     # Norse: float32 constants in a float64 model are part of what Norse computes.

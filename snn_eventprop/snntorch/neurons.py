@@ -9,7 +9,15 @@ import snntorch
 import torch
 from torch import Tensor
 
-from .._skin import GRAZING_GUARD, count_slope, described, handed_on, option, shown_signature
+from .._skin import (
+    GRAZING_GUARD,
+    count_slope,
+    described,
+    forget_calls,
+    handed_on,
+    set_options,
+    shown_signature,
+)
 from ..diagnostics import LayerRecord, keep_record
 from ..drive import LinearDrive
 from ..fuse import ChainRun, recorder, whole
@@ -114,9 +122,7 @@ class ExactGradient(torch.nn.Module):
                 self._non_persistent_buffers_set.discard(name)
                 setattr(self, name, self._buffers.pop(name))
 
-    def _set_options(self, **values: float) -> None:
-        for name, value in values.items():
-            setattr(self, name, option(name, value))
+    _set_options = set_options
 
     def extra_repr(self) -> str:
         shown = described(self, super().extra_repr())
@@ -126,8 +132,7 @@ class ExactGradient(torch.nn.Module):
         """Undo ``_adopt``, but for ``spike_grad``, which is the same function."""
         for name in _OWN_ARGUMENTS:
             delattr(self, name)
-        for name in ("_last", "_record"):
-            self.__dict__.pop(name, None)
+        forget_calls(self)
         for name in self._states:
             self.register_buffer(name, self.__dict__.pop(name).detach(), persistent=False)
 
