@@ -67,8 +67,10 @@ class ProgressBar(RichProgressBar):
         super().on_train_epoch_end(trainer, pl_module)
         if console.is_terminal or not trainer.is_global_zero:
             return
-        shown = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
         values = trainer.callback_metrics
+        shown = ["train/loss", "train/accuracy"]
+        if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0:
+            shown += ["val/loss", "val/accuracy"]
         line = "  ".join(f"{name} {values[name].item():.3f}" for name in shown if name in values)
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
+from lightning_modules import messages
 from lightning_modules.callbacks import Figures, ProgressBar
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.data import SpokenDigits
@@ -81,4 +81,4 @@ def _check_classes(model: SpikingClassifier, data: SpokenDigits) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(evaluate, as_positional=False)
+    messages.command(evaluate, as_positional=False)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import nir
 import torch
-from jsonargparse import auto_cli
 
+from lightning_modules import messages
 from lightning_modules.fit import quiet
 from lightning_modules.network import ReferenceNetwork
 from lightning_modules.run_folder import find_checkpoint
@@ -77,4 +77,4 @@ def _silence(num_units: int) -> SpikeEvents:
 
 
 if __name__ == "__main__":
-    auto_cli(export, as_positional=False, description=__doc__)
+    messages.command(export, as_positional=False, description=__doc__)

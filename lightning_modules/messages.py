@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -19,8 +19,8 @@ from snn_eventprop import losses
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
 
 
-class Parser(LightningArgumentParser):
-    """A parser whose errors say what could have been meant."""
+class _Suggesting(ArgumentParser):
+    """Errors say what could have been meant."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         known = [name for action in self._actions for name in action.option_strings]
@@ -28,6 +28,15 @@ class Parser(LightningArgumentParser):
         if 'key "model.loss"' in message:
             meant.append(f"losses: {', '.join(losses.__all__)}")
         super().error("\n".join([message, *meant]), ex)
+
+
+class Parser(_Suggesting, LightningArgumentParser):
+    """The parser of ``fit``."""
+
+
+def command(function: Callable[..., Any], **options: Any) -> None:
+    """Call ``function`` with the program's arguments, which are named after its parameters."""
+    auto_cli(function, parser_class=_Suggesting, **options)
 
 
 def suggestions(message: str, known: Sequence[str]) -> list[str]:

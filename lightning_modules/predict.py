@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from rich.progress import track
 
+from lightning_modules import messages
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.data import same_classes
 from lightning_modules.fit import quiet
@@ -86,4 +86,4 @@ def _label_names(dataset: EventDataset, names: Sequence[str]) -> Sequence[str]:
 
 
 if __name__ == "__main__":
-    auto_cli(predict, as_positional=True)
+    messages.command(predict, as_positional=True)

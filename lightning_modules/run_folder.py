@@ -99,11 +99,11 @@ def resumed(args: list[str]) -> list[str]:
 
 
 def _latest() -> Path | None:
-    """The run under ``runs`` that was last active."""
+    """The run under ``runs`` that was last active; those of ``fit --seeds`` are a folder deeper."""
 
     def active(run: Path) -> float:
         traces = (run / CONFIG, run / CHECKPOINTS / "last.ckpt")
         return max((path.stat().st_mtime for path in traces if path.exists()), default=0.0)
 
-    runs = [run for run in RUNS.glob("*") if active(run)]
+    runs = [run for depth in ("*", "*/*") for run in RUNS.glob(depth) if active(run)]
     return max(runs, key=active, default=None)

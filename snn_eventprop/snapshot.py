@@ -23,6 +23,8 @@ class Snapshot:
 
     def __init__(self, model: nn.Module) -> None:
         self._chance = torch.get_rng_state()
+        on_gpu = torch.cuda.is_initialized()
+        self._chance_on_gpus = torch.cuda.get_rng_state_all() if on_gpu else []
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
         self._contents: dict[int, tuple[Any, Any]] = {}
         for module in model.modules():
@@ -46,3 +48,5 @@ class Snapshot:
             # Not a write for autograd: a graph that holds the buffer sees the value it has kept.
             buffer.data.copy_(value)
         torch.set_rng_state(self._chance)
+        if self._chance_on_gpus:
+            torch.cuda.set_rng_state_all(self._chance_on_gpus)

@@ -14,8 +14,9 @@ from tiny_run import TINY, assert_same_weights, rows, weights
 
 pytest.importorskip("lightning")
 
-from lightning_modules import callbacks, evaluate, fit, wandb_mode
+from lightning_modules import callbacks, evaluate, export, fit, messages, predict, wandb_mode
 from lightning_modules.metrics import SilentShare, SpikesPerNeuron
+from lightning_modules.run_folder import find_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,26 @@ def test_the_latest_run_is_evaluated_though_an_older_one_has_a_best_checkpoint(c
         Path(f"runs/0002/checkpoints/{kind}.ckpt").unlink(missing_ok=True)
     with pytest.raises(SystemExit, match=r"no checkpoints/best\.ckpt in runs/0002"):
         evaluate.evaluate()
+
+
+def test_the_latest_run_may_be_one_of_several_seeds():
+    fit.main([*TINY, "--run_dir", "runs/0001/seed_0", "--test", "false"])
+    fit.main([*TINY, "--run_dir", "runs/0001/seed_1", "--test", "false"])
+    assert find_checkpoint("last") == Path("runs/0001/seed_1/checkpoints/last.ckpt")
+
+
+def test_lines_of_epochs_without_validation_do_not_repeat_the_last_one(capsys):
+    options = ["--trainer.enable_progress_bar", "true", "--trainer.check_val_every_n_epoch", "2"]
+    fit.main([*TINY, *options, "--trainer.max_epochs", "3", "--test", "false"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["val/loss" in line for line in lines] == [False, True, False]
+
+
+@pytest.mark.parametrize("command", [evaluate.evaluate, export.export, predict.predict])
+def test_a_misspelled_option_is_told_with_the_right_one(command, capsys):
+    with pytest.raises(SystemExit):
+        messages.command(command, args=["--ckpt_pth=best"], as_positional=False)
+    assert "instead of --ckpt_pth, did you mean --ckpt_path?" in capsys.readouterr().err
 
 
 def test_same_seed_same_weights_and_another_seed_others():

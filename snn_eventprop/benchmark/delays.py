@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import argparse
 
-from .cases import Case, draw_events
+from .calibration import calibrate
+from .cases import Case
 from .peers.base import TorchNetwork
 from .peers.ours import Grid, GridDelays
 from .turns import in_turns
-from .worker import calibrate
 
 
 def measure(case: Case, repeats: int) -> dict[str, float]:
     """Processor time of a training step in ms per sample, by method."""
-    few = draw_events(case)[: min(case.batch, 8)]
     networks: dict[str, TorchNetwork] = {"without": Grid(case), "with": GridDelays(case)}
     for network in networks.values():
-        calibrate(network, network.encode(few), case.spikes)
+        calibrate(network, case)
     return in_turns(networks, case, repeats)
 
 

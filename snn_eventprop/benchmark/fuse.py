@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from .._extras import require
 from ..swap import swap
-from .cases import TAU_MEM, TAU_SYN, Case, draw_events, draw_weights
+from .calibration import calibrate
+from .cases import TAU_MEM, TAU_SYN, Case, draw_weights
 from .options import positive
 from .peers.base import DenseNetwork, linear
 from .turns import in_turns
-from .worker import calibrate
 
 NEURONS = ("Leaky", "Synaptic")
 LABELS = {
@@ -80,7 +80,7 @@ class Loop(DenseNetwork):
 def networks(case: Case, neuron: str, count_gradient: float) -> dict[str, Loop]:
     """The same model with the same weights, by the names of ``LABELS``."""
     before = Loop(case, Tutorial(case, neuron))
-    calibrate(before, before.encode(draw_events(case)[: min(case.batch, 8)]), case.spikes)
+    calibrate(before, case)
     swapped, fused = (
         swap(before.model, count_gradient=count_gradient, fuse=fuse, verbose=False)
         for fuse in (False, True)

@@ -22,31 +22,14 @@ from typing import Any, TextIO
 
 import torch
 
+from .calibration import calibrate
 from .cases import Case, draw_events, draw_targets
 from .memory import MIB, DeviceMemory, Memory
 from .peers import method
 from .peers.base import Network
 
-_CALIBRATION_SAMPLES = 4
 _TINY = Case(steps=20, hidden=8, batch=2, events=200, spikes=1.0, duration=0.02, inputs=30)
 _BATCHES = 4  # different ones in an epoch
-
-
-def calibrate(network: Network, encoded: Any, target: float) -> float:
-    """Scale the input weights until neurons spike ``target`` times, within 2 %, by bisection."""
-    low, high, gain = 2.0**-6, 2.0**6, 1.0
-    for _ in range(24):
-        network.set_gain(gain)
-        spikes = network.spikes_per_neuron(encoded)
-        if abs(spikes - target) <= 0.02 * target:
-            break
-        if spikes < target:
-            low = gain
-            gain = min(gain * 1.5, high) if high == 2.0**6 else (low * high) ** 0.5
-        else:
-            high = gain
-            gain = max(gain / 1.5, low) if low == 2.0**-6 else (low * high) ** 0.5
-    return gain
 
 
 class Worker:
@@ -74,13 +57,12 @@ class Worker:
         events = draw_events(self.case)
         self.network = self._network(self.case)
         self.encoded = self.network.encode(events)
-        few = events[: min(self.case.batch, _CALIBRATION_SAMPLES)]
         self.target = draw_targets(self.case)
         del events
         self.memory.restart()
         input_mib = self.memory.now()
         if gain is None:
-            gain = calibrate(self.network, self.network.encode(few), self.case.spikes)
+            gain = calibrate(self.network, self.case)
         else:
             self.network.set_gain(gain)
         spikes = self.network.spikes_per_neuron(self.encoded)

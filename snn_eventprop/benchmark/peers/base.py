@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...events import SpikeEvents
+from ...layers import EventPropLI
 from ...losses import SumExpLoss
 from ..cases import Case
 
@@ -119,6 +120,28 @@ class DenseNetwork(TorchNetwork):
 
     def encode(self, events: SpikeEvents) -> Tensor:
         return events.to(self.device).to_dense(self.case.dt)
+
+
+class EventNetwork(TorchNetwork):
+    """Hidden spikes are events, which our readout averages over time in closed form."""
+
+    dtype = torch.float32
+    readout: EventPropLI
+
+    @abstractmethod
+    def hidden_spikes(self, encoded: SpikeEvents) -> SpikeEvents:
+        """Of the hidden layer."""
+
+    def encode(self, events: SpikeEvents) -> SpikeEvents:
+        return events.to(self.device, dtype=self.dtype)
+
+    @torch.no_grad()
+    def spikes_per_neuron(self, encoded: SpikeEvents) -> float:
+        return self.hidden_spikes(encoded).times.numel() / (len(encoded) * self.case.hidden)
+
+    def forward(self, encoded: SpikeEvents, target: Tensor) -> Tensor:
+        averages = self.readout.integral(self.hidden_spikes(encoded), "exponential")
+        return self.loss.from_logits(self.loss.scale * averages, target)
 
 
 def linear(weight: Tensor) -> nn.Linear:

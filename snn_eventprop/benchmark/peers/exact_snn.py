@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 from exact_snn.extended import ExactMultiSpike
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
 from ...events import SpikeEvents
 from ...layers import EventPropLI
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
-from .base import TorchNetwork
+from .base import EventNetwork
 
 
-class ExactSnn(TorchNetwork):
+class ExactSnn(EventNetwork):
     remark = (
         "feed-forward: it has no recurrent layer whose neurons spike more than once; an input of "
         "its layer spikes once, so that every event is an input of its own, sample by sample; room "
@@ -41,11 +41,7 @@ class ExactSnn(TorchNetwork):
         self.layers.register_parameter("first", self.first)
         self.weights = {"input": (self.first, share), "output": (self.readout.weight, 1.0)}
 
-    def encode(self, events: SpikeEvents) -> SpikeEvents:
-        return events.to(self.device)
-
-    def _spikes(self, encoded: SpikeEvents) -> SpikeEvents:
-        """Of the hidden layer."""
+    def hidden_spikes(self, encoded: SpikeEvents) -> SpikeEvents:
         samples = []
         no_bias = self.first.new_zeros(self.case.hidden, 1)
         shape = len(encoded), self.case.events
@@ -63,11 +59,3 @@ class ExactSnn(TorchNetwork):
             torch.cat([neurons for _, neurons in samples]),
             counts.cumsum(0), self.case.hidden, self.case.duration, validate=False,
         )  # fmt: skip
-
-    @torch.no_grad()
-    def spikes_per_neuron(self, encoded: SpikeEvents) -> float:
-        return self._spikes(encoded).times.numel() / (len(encoded) * self.case.hidden)
-
-    def forward(self, encoded: SpikeEvents, target: Tensor) -> Tensor:
-        averages = self.readout.integral(self._spikes(encoded), "exponential")
-        return self.loss.from_logits(self.loss.scale * averages, target)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...events import SpikeEvents
 from ...layers import EventPropLI, EventPropLIF, Solver
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
-from .base import TorchNetwork
+from .base import EventNetwork
 
 
-class Grid(TorchNetwork):
+class Grid(EventNetwork):
     solver: Solver = "grid"
-    dtype = torch.float32
     delay_steps = 0  # longest delay of input and recurrent synapses
 
     def __init__(self, case: Case) -> None:
@@ -39,16 +38,8 @@ class Grid(TorchNetwork):
             with torch.no_grad():
                 parameter.copy_(getattr(weights, name))
 
-    def encode(self, events: SpikeEvents) -> SpikeEvents:
-        return events.to(self.device, dtype=self.dtype)
-
-    @torch.no_grad()
-    def spikes_per_neuron(self, encoded: SpikeEvents) -> float:
-        return self.hidden(encoded).times.numel() / (len(encoded) * self.case.hidden)
-
-    def forward(self, encoded: SpikeEvents, target: Tensor) -> Tensor:
-        averages = self.readout.integral(self.hidden(encoded), "exponential")
-        return self.loss.from_logits(self.loss.scale * averages, target)
+    def hidden_spikes(self, encoded: SpikeEvents) -> SpikeEvents:
+        return self.hidden(encoded)
 
 
 class GridDelays(Grid):
