@@ -65,3 +65,8 @@ def no_second_derivative(ctx: Any, *grads: Any) -> None:
         "EventProp has no second derivative: drop create_graph=True, or compute the inner "
         "gradient without it"
     )
+
+
+def or_zeros(grad: torch.Tensor | None, like: torch.Tensor, shape: Any) -> torch.Tensor:
+    """The gradient of an output; zeros where the loss does not depend on it."""
+    return like.new_zeros(shape) if grad is None else grad

@@ -1,6 +1,8 @@
 """Bins of a time grid."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,14 +40,46 @@ def bin_of(times: Tensor, dt: float, steps: int = 2**31 - 1) -> Tensor:
 @bin_of.register_kernel("cpu")
 def _(times: Tensor, dt: float, steps: int = 2**31 - 1) -> Tensor:
     bins = torch.empty(times.shape, dtype=torch.int32)
-    arrays = times.detach().reshape(-1).numpy(), dt, _EDGE, float(steps - 1), bins.view(-1).numpy()
-    pieces = np.full(-(-times.numel() // _PIECE), _PIECE)
-    over_samples(
-        lambda lo, hi: cpu_bins.fill(lo * _PIECE, min(hi * _PIECE, times.numel()), *arrays), pieces
-    )
+    _in_pieces(cpu_bins.fill, times, dt, _EDGE, float(steps - 1), bins.view(-1).numpy())
     return bins
+
+
+def _in_pieces(kernel: Callable[..., None], values: Tensor, *arguments: Any) -> None:
+    """``kernel(lo, hi, values, *arguments)`` for all values, on all threads."""
+    total, flat = values.numel(), values.detach().reshape(-1).numpy()
+    over_samples(
+        lambda lo, hi: kernel(lo * _PIECE, min(hi * _PIECE, total), flat, *arguments),
+        np.full(-(-total // _PIECE), _PIECE),
+    )
 
 
 @bin_of.register_fake
 def _(times, dt, steps=2**31 - 1):
     return times.new_empty(times.shape, dtype=torch.int32)
+
+
+@operator("snn_eventprop::time_of")
+def time_of(stamps: Tensor, dt: float) -> Tensor:
+    """Where each bin begins: ``stamps * dt`` in s, off by one rounding; linear, differentiable."""
+    return (stamps.double() * dt).to(stamps.dtype)
+
+
+@time_of.register_kernel("cpu")
+def _(stamps: Tensor, dt: float) -> Tensor:
+    times = torch.empty_like(stamps, memory_format=torch.contiguous_format)
+    _in_pieces(cpu_bins.scale, stamps, dt, times.view(-1).numpy())
+    return times
+
+
+@time_of.register_fake
+def _(stamps, dt):
+    return torch.empty_like(stamps, memory_format=torch.contiguous_format)
+
+
+def _keep_dt(ctx, inputs, output) -> None:
+    ctx.dt = inputs[1]
+
+
+time_of.register_autograd(
+    lambda ctx, grad: (time_of(grad, ctx.dt), None), setup_context=_keep_dt
+)

@@ -146,6 +146,7 @@ _spread_slopes.register_autograd(no_second_derivative)
 def _keep_slopes(ctx, inputs, output) -> None:
     ctx.save_for_backward(inputs[1], inputs[2], output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
 def _apply_slopes(ctx, grad, _):

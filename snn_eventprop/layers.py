@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from . import closed_form, op, op_exact
 from ._numbers import nonnegative, positive
-from .bins import bin_of, num_bins
+from .bins import bin_of, num_bins, time_of
 from .delays import check_max_delay, within
 from .diagnostics import LayerRecord, keep_record
 from .discretisation import exponential
@@ -410,9 +410,7 @@ class EventPropLIF(_SpikingNeurons):
                 recurrent=self._recurrent_rows(), event_stamps=stamps, **self._delay_rows(),
             )  # fmt: skip
             return SpikeEvents(
-                # In float64 first: the product is then off by one rounding, not by two.
-                (spikes.stamps.double() * self.dt).to(spikes.stamps.dtype),
-                spikes.units, spikes.offsets,
+                time_of(spikes.stamps, self.dt), spikes.units, spikes.offsets,
                 self.out_features, input.duration, spikes.marks, validate=False,
             )  # fmt: skip
         _check_raster(self, input)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import _report
 from ._extras import installed, require
-from ._operator import no_second_derivative, operator
+from ._operator import no_second_derivative, operator, or_zeros
 from .backends import cpu_bins, cpu_delays, cpu_grid
 from .backends.threads import over_samples
 from .delays import LONGEST
@@ -391,6 +391,7 @@ def _setup_context(ctx, inputs, output) -> None:
     given = dict(zip(_FORWARD_ARGUMENTS, inputs, strict=True))
     _, _, out_bins, out_units, slopes, out_offsets, _, _, _, states = output
     ctx.mark_non_differentiable(out_bins, out_units, slopes, out_offsets, states)
+    ctx.set_materialize_grads(False)  # zeros for ten outputs, of which most losses read one
     ctx.save_for_backward(
         given["bins"], given["units"], given["values"], given["offsets"],
         given["input_current"] if given["keep_states"] else None,  # for the replay alone
@@ -407,14 +408,18 @@ def _autograd_backward(
     grad_trace, _states,
 ):  # fmt: skip
     *saved, delay, recurrent_delay = ctx.saved_tensors
-    values, weight = saved[2], saved[5]
+    values, offsets, weight, coefficients, slopes = (saved[i] for i in (2, 3, 5, 7, 14))
+    state = (offsets.numel() - 1, coefficients.shape[1])
     needs = dict(zip(_FORWARD_ARGUMENTS, ctx.needs_input_grad, strict=True))
     want_dense = needs["input_current"] or needs["raster"]
     (
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
         grad_current0, grad_voltage0, grad_spikes0, grad_delay, grad_recurrent_delay,
     ) = _backward(
-        *saved, grad_stamps, grad_marks, grad_last_current, grad_last_voltage,
+        *saved, or_zeros(grad_stamps, slopes, slopes.shape),
+        or_zeros(grad_marks, slopes, slopes.shape),
+        or_zeros(grad_last_current, coefficients, state),
+        or_zeros(grad_last_voltage, coefficients, state),
         grad_trace if ctx.record else None, *ctx.scalars,
         needs["weight"], needs["values"], needs["event_stamps"], want_dense, ctx.tag,
         delay, recurrent_delay,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import _report
-from ._operator import no_second_derivative, operator
+from ._operator import no_second_derivative, operator, or_zeros
 from .backends import cpu_exact
 from .backends.threads import over_samples
 from .op import DIVERGED, check_backend, check_finite
@@ -220,16 +220,19 @@ _ARGUMENTS = (
 
 def _setup_context(ctx, inputs, output) -> None:
     ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:10], *output[2:])
     ctx.keep, ctx.tag = inputs[12], inputs[14]
 
 
 def _autograd_backward(ctx, grad_times, grad_marks, *_):
     needs = dict(zip(_ARGUMENTS, ctx.needs_input_grad, strict=True))
+    slopes = ctx.saved_tensors[13]
+    grads = (or_zeros(grad, slopes, slopes.shape) for grad in (grad_times, grad_marks))
     found = dict(zip(
         ("weight", "recurrent", "threshold", "tau_mem", "tau_syn", "times"),
         _backward(
-            *ctx.saved_tensors, grad_times, grad_marks, ctx.keep, needs["times"], ctx.tag
+            *ctx.saved_tensors, *grads, ctx.keep, needs["times"], ctx.tag
         ),
         strict=True,
     ))  # fmt: skip

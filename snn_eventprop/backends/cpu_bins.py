@@ -1,4 +1,4 @@
-"""Times into bins, and rasters into events, on the CPU."""
+"""Times into bins and back, and rasters into events, on the CPU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ def fill(lo, hi, times, dt, edge, last, bins):
     for j in range(hi - lo):
         e = index(lo) + index(j)
         bins[e] = np.int32(min(np.floor(np.float64(times[e]) / dt + edge), last))
+
+
+@kernel
+def scale(lo, hi, values, factor, out):
+    """out[e] = values[e] * factor in float64, for e in lo..hi."""
+    for j in range(hi - lo):
+        e = index(lo) + index(j)
+        out[e] = np.float64(values[e]) * factor
 
 
 @kernel
