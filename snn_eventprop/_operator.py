@@ -7,6 +7,8 @@ functions that it is made of do neither; compiled graphs hold the operator eithe
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +41,7 @@ class Operator:
         """A decorator for the implementation on a device."""
 
         def register(kernel: Callable) -> Callable:
-            torch.library.impl(self._name, device_types or _ANY_DEVICE, kernel)
+            torch.library.impl(self._name, device_types or _ANY_DEVICE, _untraced(kernel))
             return kernel
 
         return register
@@ -52,6 +54,21 @@ class Operator:
     def register_autograd(self, backward: Callable, *, setup_context: Any = None) -> None:
         """The formula of the gradient, as in ``torch.library.register_autograd``."""
         torch.library.register_autograd(self._name, backward, setup_context=setup_context)
+
+
+def _untraced(kernel: Callable) -> Callable:
+    """The kernel, hidden from torch's compiler, which would look into it after a graph break."""
+    hidden: list[Callable] = []
+
+    @functools.wraps(kernel)
+    def run(*args: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:  # nothing is compiled, and hiding would import it
+            return kernel(*args)
+        if not hidden:
+            hidden.append(torch.compiler.disable(kernel))
+        return hidden[0](*args)
+
+    return run
 
 
 def operator(name: str, *, device_types: str | None = None) -> Callable[[Callable], Operator]:

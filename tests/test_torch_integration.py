@@ -102,6 +102,20 @@ def test_compiled_function_of_events_equals_eager():
     assert_same(gradients(compiled), eager, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("solver", ["grid", "exact"])
+def test_the_compiler_does_not_look_into_kernels(solver):
+    """Without fullgraph=True it breaks its graph at operators whose number of spikes it cannot
+    tell, and would go on inside of them."""
+    layer = EventPropLIF(5, 6, recurrent=True, solver=solver)
+    events = SpikeEvents.from_dense(raster(), DT)
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(lambda: layer(events).times.sum())()
+    assert found.break_reasons, "does not break: the test is void"
+    where = {frame.filename for reason in found.break_reasons for frame in reason.user_stack}
+    assert not [name for name in where if "backends" in name], where
+    assert found.graph_count <= 4
+
+
 def test_exported_network_equals_eager():
     net = network()
     exported = torch.export.export(net, (raster(),)).module()
