@@ -80,21 +80,22 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_finite(DIVERGED, weight=weight, recurrent_weight=recurrent)
     dtype, size = weight.dtype, weight.shape[1]
-    stopped = np.full(2, -1.0)
     arrays = _numpy(
         times, units, offsets, weight, rows(recurrent, weight), rates(tau_mem), rates(tau_syn),
         threshold, v_reset,
     )  # fmt: skip
-    arguments = (*arrays[:3], duration, *arrays[3:], limit, keep, stopped)
+    arguments = (*arrays[:3], duration, *arrays[3:], limit, keep)
     parts = over_samples(
         lambda lo, hi: cpu_exact.forward(lo, hi, *arguments),
         offsets.diff().numpy() + 1,
         per_thread=4,
     )
-    if stopped[0] >= 0:
-        raise runaway(name, int(stopped[0]), limit, stopped[1])
+    for *_, (sample, seconds) in parts:
+        if sample >= 0:
+            raise runaway(name, int(sample), limit, seconds)
     if parts:
-        joined = [torch.from_numpy(np.concatenate(piece)) for piece in zip(*parts, strict=True)]
+        pieces = zip(*(part[:-1] for part in parts), strict=True)
+        joined = [torch.from_numpy(np.concatenate(piece)) for piece in pieces]
     else:
         joined = [
             torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.int64),
@@ -163,7 +164,8 @@ def _backward(
     def new_sums() -> list[Tensor]:
         constants = torch.zeros(2, size if keep else 0, dtype=torch.float64)
         return [
-            torch.zeros_like(weight), torch.zeros_like(rows(recurrent, weight)),
+            # By shape: zeros_like would take over strides, and kernels write into contiguous rows.
+            *(weight.new_zeros(given.shape) for given in (weight, rows(recurrent, weight))),
             weight.new_zeros(size), *constants,
         ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents, diagnostics, losses
+from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents, diagnostics, losses, op_exact
 
 DURATION = 0.1
 
@@ -398,13 +398,33 @@ def test_runaway_excitation_ends_in_an_error_that_says_where():
         layer.weight.fill_(10.0)
         layer.recurrent_weight.fill_(3.0)
     quiet = ([], [])
-    events = SpikeEvents.from_list([quiet, ([0.01], [0])], num_units=4, duration=0.5)
-    where = r"EventPropLIF\(4, 30\): runaway .* sample 1 .* t = 0.0"
-    with pytest.raises(RuntimeError, match=where):
-        layer(events)
+    # The first one is named, though threads meet others before.
+    trains = [quiet, ([0.4], [0]), *[([0.01], [0])] * 6]
+    events = SpikeEvents.from_list(trains, num_units=4, duration=0.5)
+    where = r"EventPropLIF\(4, 30\): runaway .* sample 1 .* t = 0.4"
+    for _ in range(20):
+        with pytest.raises(RuntimeError, match=where):
+            layer(events)
     with torch.no_grad():
         layer.recurrent_weight.fill_(0.0)
     assert layer(events).times.numel() > 0
+
+
+def test_weights_of_any_strides_have_their_gradients():
+    layer, events = layer_of(0), events_of(0)
+
+    def gradients(weight, recurrent):
+        spikes = op_exact.exact_lif(
+            events.times, events.units, events.offsets, events.duration, weight, layer.tau_mem,
+            layer.tau_syn, layer.threshold, torch.zeros(10), torch.zeros(10),
+            recurrent=recurrent, limit=10_000,
+        )  # fmt: skip
+        return torch.autograd.grad((spikes.times**2).sum(), [weight, recurrent])
+
+    rows = layer.weight.t(), layer.recurrent_weight.t()
+    theirs = gradients(*(weight.contiguous() for weight in rows))
+    assert theirs[0].any() and theirs[1].any()
+    torch.testing.assert_close(gradients(*rows), theirs)
 
 
 def test_many_spikes_are_all_kept():

@@ -260,7 +260,7 @@ def _forward_samples(
 
 def forward(
     lo, hi, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn, threshold,
-    v_reset, limit, keep, stopped,
+    v_reset, limit, keep,
 ):  # fmt: skip
     """Samples ``lo..hi``: spikes out, in order of sample and time.
 
@@ -271,12 +271,12 @@ def forward(
         threshold, v_reset: [H].
         limit: spikes of one sample at which to give up.
         keep: store states for ``backward``.
-        stopped: [2] float64, written where a sample exceeds the limit: its index, and the time.
 
     Returns:
         times [S2] float64, units [S2], slopes [S2] (1/s), input events before each spike [S2],
         spikes per sample [hi - lo], states (I, V) [K, 2, H], events of either kind before each
-        state [K], states per sample [hi - lo].
+        state [K], states per sample [hi - lo]; and the first sample that exceeds the limit, and
+        the time, [2]; there is none where that is negative.
     """
     size, dtype = len(threshold), weight.dtype
     # Room that is not used is never touched, and a sample that finds too little starts again.
@@ -287,6 +287,7 @@ def forward(
     keepable = ((events + 32 * size * (hi - lo)) // SEGMENT + hi - lo) if keep else 0
     states = [np.empty((keepable, 2, size), dtype), np.empty(keepable, np.int64)]
     counts, state_counts = np.zeros((2, len(offsets)), np.int64)
+    stopped = np.full(2, -1.0)
     # Rounding of the membrane shows in the times of spikes: it is kept in float64.
     current, voltage = cache_aligned(2, size, np.float64)
     e_syn, e_mem, psp, reach = np.empty((4, len(rate_mem)))
@@ -308,7 +309,7 @@ def forward(
         states = [grown(array, stored) for array in states]
     return (
         *(array[:total] for array in spikes), counts[lo:hi],
-        *(array[:stored] for array in states), state_counts[lo:hi],
+        *(array[:stored] for array in states), state_counts[lo:hi], stopped,
     )  # fmt: skip
 
 

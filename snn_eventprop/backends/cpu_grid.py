@@ -401,7 +401,7 @@ def forward(
     """
     size = len(s)
     # Room that is not used is never touched, and a sample that finds too little starts again.
-    room = 1024 + 32 * size * (hi - lo)
+    room = 1024 + min(32, steps) * size * (hi - lo)
     spikes = [np.empty(room, kind) for kind in (np.int32, np.int64, s.dtype)]
     counts = np.zeros(len(offsets), np.int64)
     table = _powers(s, c, m)
@@ -568,7 +568,6 @@ def _backward_samples(
         if delays is not None:
             cpu_delays.begin_backward(delays)
         a[:] = zero
-        beta[:] = zero
         first_event, first_spike = offsets[b], out_offsets[b]
         event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
         last_event, last_spike = event, spike
@@ -587,7 +586,7 @@ def _backward_samples(
                     states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
                     delays,
                 )  # fmt: skip
-            if k == steps - 1 and k + 1 - begin < SEGMENT:
+            if k == steps - 1:
                 beta[k + 1 - begin : k + 3 + longest - begin] = zero
             while k >= begin:
                 p, q = k % 3, (k + 1) % 3
