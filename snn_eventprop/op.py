@@ -501,7 +501,7 @@ def _(raster):
 
 
 @operator("snn_eventprop::to_raster")
-def _to_raster(
+def raster_of(
     stamps: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, steps: int, size: int, hold: bool
 ) -> Tensor:
     batch = offsets.numel() - 1
@@ -511,13 +511,13 @@ def _to_raster(
     return raster
 
 
-@_to_raster.register_fake
+@raster_of.register_fake
 def _(stamps, bins, units, offsets, steps, size, hold):
     return stamps.new_empty((steps, offsets.shape[0] - 1, size))
 
 
 @operator("snn_eventprop::raster_worth_change")
-def _raster_worth_change(
+def raster_worth_change(
     grad: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, hold: bool
 ) -> Tensor:
     steps = grad.shape[0]
@@ -529,12 +529,12 @@ def _raster_worth_change(
     return torch.where(last, now if hold else torch.zeros_like(now), later) - now
 
 
-@_raster_worth_change.register_fake
+@raster_worth_change.register_fake
 def _(grad, bins, units, offsets, hold):
     return grad.new_empty(bins.shape)
 
 
-_raster_worth_change.register_autograd(no_second_derivative)
+raster_worth_change.register_autograd(no_second_derivative)
 
 
 def _raster_setup(ctx, inputs, output) -> None:
@@ -543,11 +543,11 @@ def _raster_setup(ctx, inputs, output) -> None:
 
 
 def _raster_backward(ctx, grad):
-    change = _raster_worth_change(grad, *ctx.saved_tensors, ctx.hold)
+    change = raster_worth_change(grad, *ctx.saved_tensors, ctx.hold)
     return change, None, None, None, None, None, None
 
 
-_to_raster.register_autograd(_raster_backward, setup_context=_raster_setup)
+raster_of.register_autograd(_raster_backward, setup_context=_raster_setup)
 
 
 def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tensor:
@@ -557,7 +557,7 @@ def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tenso
     by one bin changes the loss by G[k + 1] - G[k]. Beyond the last bin G is 0, or with ``hold``
     its last value, so that a spike in the last bin does not feel the end of the recording.
     """
-    return _to_raster(spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold)
+    return raster_of(spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold)
 
 
 def has_backend(device: torch.device) -> bool:

@@ -19,7 +19,7 @@ from . import op
 from .diagnostics import LayerRecord
 from .drive import LinearDrive
 from .offsets import sample_of_each
-from .step import beside_the_drop, remember_spikes
+from .step import Earlier, beside_the_drop, remember_spikes, was_followed
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -36,12 +36,12 @@ class _WorthBeforeTheFirstBin(torch.autograd.Function):
     """Send back what the raster's first bin would pay for the spikes of the bin before it."""
 
     @staticmethod
-    def forward(raster, membrane, threshold, inverse, drop, delayed):
+    def forward(raster, membrane, threshold, end, inverse, drop, delayed):
         return raster.clone()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, _, _, inverse, drop, ctx.delayed = inputs
+        _, _, _, _, inverse, drop, ctx.delayed = inputs
         ctx.save_for_backward(inverse, drop)
 
     @staticmethod
@@ -50,7 +50,34 @@ class _WorthBeforeTheFirstBin(torch.autograd.Function):
         inverse, drop = ctx.saved_tensors
         sent = worth[0] * inverse / (1 - drop * inverse)
         grad_threshold = sent.sum(0) if ctx.delayed else None
-        return worth, -sent, grad_threshold, None, None, None
+        grad_end = sent.new_ones(()).expand_as(sent)
+        return worth, -sent, grad_threshold, grad_end, None, None, None
+
+
+class _Raster(torch.autograd.Function):
+    """``op.to_raster``; the end of the last bin is that of the recording where nothing follows.
+
+    The second result is ``Earlier.end``.
+    """
+
+    @staticmethod
+    def forward(stamps, bins, units, offsets, last, sample, steps, size):
+        raster = op.raster_of(stamps, bins, units, offsets, steps, size, True)
+        return raster, stamps.new_zeros(()).expand(len(offsets) - 1, size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, *saved, _, _ = inputs
+        ctx.save_for_backward(*saved)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, worth, end):
+        bins, units, offsets, last, sample = ctx.saved_tensors
+        change = op.raster_worth_change(worth, bins, units, offsets, True)
+        units = units[last]
+        change[last] = -worth[-1, sample, units] * was_followed(end[sample, units])
+        return change, *(None,) * 7
 
 
 class _CountsToo(torch.autograd.Function):
@@ -146,22 +173,35 @@ class _LastJump(torch.autograd.Function):
         return p, grad_marks, grad_threshold, None, None, None, None
 
 
+class _Last(NamedTuple):
+    """Spikes of the last bin."""
+
+    place: Tensor  # [S] among those of all bins
+    sample: Tensor  # [S]
+    units: Tensor  # [S]
+
+
+def _of_last_bin(spikes: op.GridSpikes, steps: int) -> _Last:
+    last = (spikes.bins == steps - 1).nonzero().squeeze(1)
+    sample = sample_of_each(spikes.offsets, spikes.bins.numel())[last]
+    return _Last(last, sample, spikes.units[last].long())
+
+
 def _handed_on(
     spikes: op.GridSpikes,
-    steps: int,
+    of_last: _Last,
+    end: Tensor,
     shape: list[int],
     threshold: Tensor,
     floor: Tensor,
     drop: Tensor,
 ) -> Tensor:
-    """The membrane [B, *shape] of the last bin, with the inverse slopes of its spikes."""
+    """The membrane [B, *shape] of the last bin, which remembers its spikes."""
     voltage = spikes.last_voltage.view(len(spikes.last_voltage), *shape)
     if not voltage.requires_grad:
         return voltage.clone()
+    last, sample, units = of_last
     with torch.no_grad():
-        last = (spikes.bins == steps - 1).nonzero().squeeze(1)
-        sample = sample_of_each(spikes.offsets, spikes.bins.numel())[last]
-        units = spikes.units[last].long()
         height = drop[units]
         engines = torch.maximum(spikes.slopes[last], floor[units])
         slope = beside_the_drop(engines, height)
@@ -169,7 +209,7 @@ def _handed_on(
         inverse[sample, units] = 1 / slope
         more = torch.where(slope == engines, 0, height * (1 / engines - 1 / slope))
     membrane = _LastJump.apply(voltage, spikes.marks, threshold, more, last, sample, units)
-    remember_spikes(membrane, inverse.view_as(membrane))
+    remember_spikes(membrane, Earlier(inverse.view_as(membrane), end.reshape(membrane.shape)))
     return membrane
 
 
@@ -186,7 +226,7 @@ def run_sequence(
     delayed: bool,
     current0: Tensor | None,
     membrane0: Tensor,
-    earlier: Tensor | None = None,
+    earlier: Earlier | None = None,
     spikes0: Tensor | None = None,
     recurrent: Tensor | None = None,
     trace: bool = False,
@@ -237,17 +277,21 @@ def run_sequence(
     before = per_sample(spikes0)
     slopes0 = None
     if earlier is not None:
-        earlier = earlier.reshape(batch, size)
-        slopes0 = 1 / earlier
+        inverse = earlier.inverse.to(like.dtype).reshape(batch, size)
+        slopes0 = 1 / inverse
         if before is None:
-            before = (earlier != 0).to(like.dtype)
+            before = (inverse != 0).to(like.dtype)
     spikes = op.grid_lif(
         events, steps, weight, coefficients, rest, floors,
         recurrent=recurrent, current0=per_sample(current0), voltage0=voltage0, spikes0=before,
         slopes0=slopes0, reset=reset, delayed=delayed, record=trace or count_slope is not None,
         tag=tag, **inputs,
     )  # fmt: skip
-    out = op.to_raster(spikes, steps, size, hold=False)
+    of_last = _of_last_bin(spikes, steps)
+    out, end = _Raster.apply(
+        spikes.stamps, spikes.bins, spikes.units, spikes.offsets, of_last.place, of_last.sample,
+        steps, size,
+    )  # fmt: skip
     if count_slope is not None and out.requires_grad:
         out = _with_counts(
             out, spikes, voltage0, coefficients, delayed,
@@ -255,12 +299,13 @@ def run_sequence(
         )  # fmt: skip
     if earlier is not None:
         out = _WorthBeforeTheFirstBin.apply(
-            out, voltage0, coefficients[3], earlier, drop, delayed
+            out, voltage0, coefficients[3], earlier.end.reshape(batch, size), inverse, drop,
+            delayed,
         )
     return Sequence(
         out.view(steps, batch, *shape),
         spikes.last_current.view(batch, *shape).clone(),
-        _handed_on(spikes, steps, shape, coefficients[3], floors, drop),
+        _handed_on(spikes, of_last, end, shape, coefficients[3], floors, drop),
         spikes.trace.view(steps, batch, *shape) if trace else None,
         LayerRecord(spikes.units, spikes.offsets, size),
     )

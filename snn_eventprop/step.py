@@ -21,6 +21,10 @@ therefore divides what it sends by f. Written out, for a neuron that spiked in b
 in which every factor f cancels: in total
 a[k] = q - (G[k+1] - G[k] - (theta - v_reset) (a[k+1] - q)) / (V' dt), q = m a[k+1] + dL/d(mem).
 
+A step that no other follows cannot know G[k+1] and takes G[k] for it: its spikes do not feel the
+end of the recording. Which one that is, the backward pass tells: every step hands on zeros,
+``end``, to which the step after it sends the gradient 1.
+
 A spike that is no upward crossing (the membrane was above the threshold before the step, as after
 a reset by subtraction that leaves it there) has no time that V could shift: its slope counts as
 infinite. Crossings always have V' dt >= V[k] - theta, which tells the two apart.
@@ -32,13 +36,30 @@ bins where the level switches: dL/dV[k] += G[k] / |V' dt|.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Reset = Literal["none", "delayed", "immediate"]
+
+
+class Earlier(NamedTuple):
+    """What a step hands on to the one after it, beside the membrane.
+
+    Attributes:
+        inverse: 1 / (V' dt) of its spikes; 0 where there is none.
+        end: zeros, whose gradients tell the step where another one followed.
+    """
+
+    inverse: Tensor
+    end: Tensor
+
+
+def was_followed(end: Tensor) -> Tensor:
+    """Ones and zeros from the gradient of ``Earlier.end``; several may have followed."""
+    return (end != 0).to(end)
 
 
 class _Emit(torch.autograd.Function):
@@ -48,24 +69,29 @@ class _Emit(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        free, previous, threshold, v_reset, spikes, membrane, pending, inverse, earlier,
-        counts, reset,
+        free, previous, threshold, v_reset, end, spikes, membrane, pending, inverse, earlier,
+        counts, reset, rerun,
     ):  # fmt: skip
         # Tensors of their own, neither inputs nor views: hosts detach states in place.
-        return spikes.clone(), membrane.clone()
+        return spikes.clone(), membrane.clone(), membrane.new_zeros(()).expand_as(membrane)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, _, threshold, v_reset, spikes, _, pending, inverse, earlier, counts, ctx.reset = inputs
+        _, _, threshold, v_reset, _, spikes, _, pending, inverse, earlier, counts, *rest = inputs
+        ctx.reset, ctx.rerun = rest
         ctx.save_for_backward(threshold, v_reset, spikes, pending, inverse, earlier, counts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, worth, p):
+    def backward(ctx, worth, p, end):
         threshold, v_reset, spikes, pending, inverse, earlier, counts = ctx.saved_tensors
-        _, wants_previous, wants_threshold, wants_v_reset, *_ = ctx.needs_input_grad
+        _, wants_previous, wants_threshold, wants_v_reset, wants_end, *_ = ctx.needs_input_grad
         drop = threshold if v_reset is None else threshold - v_reset
-        moved = worth * inverse if ctx.reset == "none" else (worth - drop * p) * inverse
+        if ctx.reset == "none":
+            moved = worth * inverse
+        else:
+            change = worth if ctx.rerun else worth * was_followed(end)
+            moved = (change - drop * p) * inverse
         if counts is not None:
             moved = moved + worth * counts
         a = p + moved
@@ -86,7 +112,8 @@ class _Emit(torch.autograd.Function):
         if wants_v_reset:
             grad_v_reset = direct.sum_to_size(v_reset.shape)
         grad_previous = -sent if wants_previous and sent is not None else None
-        return a, grad_previous, grad_threshold, grad_v_reset, *(None,) * 7
+        grad_end = end.new_ones(()).expand_as(end) if wants_end else None
+        return a, grad_previous, grad_threshold, grad_v_reset, grad_end, *(None,) * 8
 
 
 def beside_the_drop(slope: Tensor, drop: Tensor) -> Tensor:
@@ -108,30 +135,31 @@ def inverse_slopes(
     return torch.where(crossing, 1 / slope, 0)
 
 
-def remember_spikes(membrane: Tensor, inverse: Tensor) -> None:
-    """Let a differentiable state carry the inverse slopes of the spikes of its step."""
-    membrane.inverse_slopes = inverse  # type: ignore[attr-defined]
+def remember_spikes(membrane: Tensor, earlier: Earlier) -> None:
+    """Let a differentiable state carry what its step hands on."""
+    membrane.inverse_slopes, membrane.end = earlier  # type: ignore[attr-defined]
 
 
-def spike_slopes(membrane: Tensor) -> Tensor:
+def remembered_spikes(membrane: Tensor) -> Earlier:
     """What ``remember_spikes`` has stored."""
-    return membrane.inverse_slopes  # type: ignore[attr-defined]
+    return Earlier(membrane.inverse_slopes, membrane.end)  # type: ignore[attr-defined]
 
 
-def _remembered(membrane: Tensor) -> Tensor | None:
+def _remembered(membrane: Tensor) -> Earlier | None:
     untouched = torch.compiler.is_compiling() or membrane._version == 0
-    return spike_slopes(membrane) if untouched and hasattr(membrane, "inverse_slopes") else None
+    known = untouched and hasattr(membrane, "inverse_slopes")
+    return remembered_spikes(membrane) if known else None
 
 
-def _entries(membrane: Tensor, last: Tensor) -> Tensor | None:
-    """The inverse slopes of ``last`` where ``membrane`` consists of entries of it, else None.
+def _entries(membrane: Tensor, last: Tensor) -> Earlier | None:
+    """What the step of ``last`` hands on where ``membrane`` consists of entries of it, else None.
 
     Copies, slices and stacks have a Jacobian S with a single 1 in each row. Then S last is
     ``membrane``, S of the squares its square, and S of ones are ones, which masks, factors, means
     and shifts fail. S u is read from the transpose of u -> S^T u, which autograd knows.
     """
-    inverse = _remembered(last)
-    if inverse is None:
+    earlier = _remembered(last)
+    if earlier is None:
         return None
     try:
         if membrane.shape == last.shape and not torch.equal(membrane, last):
@@ -143,8 +171,10 @@ def _entries(membrane: Tensor, last: Tensor) -> Tensor | None:
         if pushed is None or not pushed.requires_grad:
             return None
 
-        def taken(values: Tensor) -> Tensor:
-            return torch.autograd.grad(pushed, pulled, values, retain_graph=True)[0]
+        def taken(values: Tensor, differentiable: bool = False) -> Tensor:
+            return torch.autograd.grad(
+                pushed, pulled, values, retain_graph=True, create_graph=differentiable
+            )[0]
 
         values, wanted = last.detach(), membrane.detach()
         same = (
@@ -152,10 +182,15 @@ def _entries(membrane: Tensor, last: Tensor) -> Tensor | None:
             and torch.equal(taken(values.square()), wanted.square())
             and bool((taken(torch.ones_like(values)) == 1).all())
         )
-        return taken(inverse) if same else None
+        return Earlier(taken(earlier.inverse), taken(earlier.end, True)) if same else None
     except RuntimeError:
         # A function without a second derivative makes no copies; under vmap values have no truth.
         return None
+
+
+def _in_a_backward() -> bool:
+    """Whether reentrant checkpointing runs a part again, whose end is not that of the sequence."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _made_by_a_step(membrane: Tensor) -> bool:
@@ -175,8 +210,8 @@ def _made_by_a_step(membrane: Tensor) -> bool:
 
 def earlier_spikes(
     membrane: Tensor, last: Tensor | None = None, recover: Callable[[], Tensor] | None = None
-) -> Tensor | None:
-    """Inverse slopes (0: no spike) of the step that made ``membrane``; None: no gradient to send.
+) -> Earlier | None:
+    """What the step that made ``membrane`` hands on; None: no gradient to send.
 
     Args:
         membrane: as it comes in.
@@ -194,22 +229,21 @@ def earlier_spikes(
     if membrane.is_leaf:
         # Reentrant checkpointing hands on states as leaves, when it runs a part again in the
         # backward.
-        rerun = not compiling and torch._C._current_graph_task_id() != -1
-        if not rerun:
+        if not _in_a_backward():
             return None
         if recover is not None:
-            return recover()
-    inverse = _remembered(membrane)
-    if inverse is not None:
-        return inverse
+            return Earlier(recover(), membrane.new_zeros(()).expand_as(membrane))
+    earlier = _remembered(membrane)
+    if earlier is not None:
+        return earlier
     if not compiling:
         if not membrane.is_leaf and not _made_by_a_step(membrane):
             return None
-        inverse = None if last is None else _entries(membrane, last)
-        if inverse is not None:
+        earlier = None if last is None else _entries(membrane, last)
+        if earlier is not None:
             # The same tensor may come in again, as when checkpointing runs a part once more.
-            remember_spikes(membrane, inverse)
-            return inverse
+            remember_spikes(membrane, earlier)
+            return earlier
     raise RuntimeError(
         "the membrane passed in is differentiable, but is neither what this layer returned last "
         "nor made of its entries, so the slopes of the spikes before are unknown and the gradient "
@@ -265,9 +299,10 @@ def emit(
             inverse = torch.where(switched, 1 / torch.maximum(slope.abs(), floor), 0)
         else:
             inverse = inverse_slopes(spikes != 0, slope, tested - threshold, floor, drop)
-    spikes, membrane = _Emit.apply(
-        free, previous, threshold, v_reset, spikes, membrane, pending, inverse, earlier,
-        count_slope, reset,
+    before, end = earlier or (None, None)
+    spikes, membrane, end = _Emit.apply(
+        free, previous, threshold, v_reset, end, spikes, membrane, pending, inverse, before,
+        count_slope, reset, _in_a_backward(),
     )  # fmt: skip
-    remember_spikes(membrane, inverse)
+    remember_spikes(membrane, Earlier(inverse, end))
     return spikes, membrane

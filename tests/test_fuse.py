@@ -545,7 +545,7 @@ def test_results_written_row_by_row_are_fused():
 )  # fmt: skip
 def test_sums_in_place_are_fused_where_no_view_could_see_them(start, look, fused_too):
     torch.manual_seed(0)
-    stepped, fused = _swapped(_Counting(start, look))
+    stepped, fused = _swapped(_Counting(start, look), count_gradient=1.0)
     x = torch.rand(STEPS, BATCH, 5)
     if fused_too:
         _assert_same(_pass(fused, x), _pass(stepped, x))

@@ -300,3 +300,31 @@ def test_a_trainable_initial_state_receives_its_gradient():
     _, mem = layer(torch.full((2, 3), 0.1, dtype=torch.float64), start.expand(2, 3) * 1.0)
     (gradient,) = torch.autograd.grad(mem.sum(), start)
     torch.testing.assert_close(gradient, torch.full((3,), 1.8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mode", ["step", "sequence", "chunks"])
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
+def test_a_spike_does_not_feel_the_end_of_the_recording(name, mode):
+    """Where a later bin would be worth the same, the one beyond the last is; counts are constant."""
+    current = torch.tensor(0.35, dtype=torch.float64, requires_grad=True)
+
+    def gradient(steps, worth):
+        layer = getattr(ep, name)(beta=0.9, **({"alpha": 0.5} if name == "Synaptic" else {}))
+        x = current.expand(steps, 1, 1)
+        zero, spikes = torch.zeros(1, 1, dtype=torch.float64), []
+        state = [zero] if name == "Leaky" else [zero, zero]
+        for piece in x.split({"step": 1, "sequence": steps, "chunks": 3}[mode]):
+            if mode == "step":
+                spk, *state = layer(piece[0], *state)
+                spikes.append(spk[None])
+            else:  # goes on where it was
+                spikes.append(layer.sequence(piece)[0])
+        fired = torch.cat(spikes)
+        assert fired[steps - 1 if worth is None else 0].sum() == (worth is None)
+        loss = fired.sum() if worth is None else (fired[:, 0, 0] * worth[:steps]).sum()
+        return torch.autograd.grad(loss, current)[0].item()
+
+    last = {"Leaky": 3, "Synaptic": 2}[name]
+    assert gradient(last + 1, None) == pytest.approx(0, abs=1e-9)
+    worth = torch.arange(20.0, dtype=torch.float64).clamp(max=last)  # constant from its bin on
+    assert gradient(last + 1, worth) == pytest.approx(gradient(last + 4, worth), abs=1e-9)

@@ -25,7 +25,7 @@ from ..drive import LinearDrive
 from ..fuse import ChainRun, recorder, whole
 from ..op import has_backend, transformed
 from ..sequence import KERNEL_DTYPES, run_sequence
-from ..step import earlier_spikes, emit, inverse_slopes, remember_spikes, spike_slopes
+from ..step import Earlier, earlier_spikes, emit, inverse_slopes, remember_spikes, remembered_spikes
 
 _OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
 _RECURRENT = (host.LIFRecurrent, host.LIFRecurrentCell)
@@ -300,7 +300,7 @@ class ExactGradient(torch.nn.Module):
                 return "spikes at the start that are neither 0 nor 1"
             # The engine reads from z which neurons have spiked; z may have been masked since.
             earlier = earlier_spikes(state.v, self._last)
-            if earlier is not None and bool(((earlier != 0) & (state.z == 0)).any()):
+            if earlier is not None and bool(((earlier.inverse != 0) & (state.z == 0)).any()):
                 return "spikes at the start that were masked"
             return None
         # Surrogates read V before its reset, which the engine knows of upward crossings alone.
@@ -341,7 +341,7 @@ class ExactGradient(torch.nn.Module):
             floor=(self.grazing_guard * gain * (p.v_th - p.v_leak)).detach(),
             reset="zero", delayed=False,
             current0=given(state.i), membrane0=given(state.v) - p.v_leak,
-            earlier=None if earlier is None else given(earlier),
+            earlier=None if earlier is None else Earlier(*map(given, earlier)),
             spikes0=None if recurrent is None else given(state.z),
             recurrent=recurrent, count_slope=count_slope(self._surrogate, self.count_gradient),
             tag=id(self),
@@ -351,7 +351,8 @@ class ExactGradient(torch.nn.Module):
         i = (out.current * decay).reshape(one)
         v = out.membrane.reshape(one) + p.v_leak
         if out.membrane.requires_grad:
-            remember_spikes(v, spike_slopes(out.membrane).reshape(one))
+            inverse, end = remembered_spikes(out.membrane)
+            remember_spikes(v, Earlier(inverse.reshape(one), end.reshape(one)))
         self._last = handed_on(v)
         if recurrent is None:
             return spikes, host.LIFFeedForwardState(v=v, i=i)
