@@ -48,8 +48,8 @@ class SpikingClassifier(LightningModule):
         halve_on_plateau: halve the learning rate when a moving average of validation accuracy
             (of training accuracy without validation) falls below a slower one.
         halving_gap: epochs between two such halvings, at least (paper: 50).
-        lift_silent: after each epoch, raise the incoming weights of neurons that did not spike
-            in it by this much (paper: 0.002); 0: off.
+        lift_silent: before each epoch, raise the incoming weights of neurons that did not spike
+            in the one before by this much (paper: 0.002); 0: off.
         weight_decay: decoupled weight decay (AdamW) of the weights, per step in units of lr.
         rate_strength: strength of the spike-count penalty on every hidden layer; 0: off.
         rate_target: spikes per neuron and sample that the penalty aims at.

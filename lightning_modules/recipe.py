@@ -95,6 +95,9 @@ class LiftSilent(Callback):
     A silent neuron has no spikes whose times could move, hence no gradient, and would stay silent
     for good. All weights from the layer below are raised by ``lift``; recurrent ones are not.
 
+    That is done before the first batch of the next epoch, so that checkpoints of an epoch hold the
+    weights that were validated.
+
     Args:
         lift: in units of the weights, positive (paper: 0.002).
     """
@@ -103,7 +106,19 @@ class LiftSilent(Callback):
         if not lift > 0:
             raise ValueError(f"lift must be positive, got {lift!r}")
         self.lift = lift
-        self._spikes: list[Tensor] = []  # of each layer: [N] over the epoch so far
+        self._spikes: list[Tensor] = []  # of each layer: [N] over the epoch so far, or the last
+
+    @torch.no_grad()
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int
+    ) -> None:
+        if index or not self._spikes:  # not at the start of an epoch, or it is the first one
+            return
+        weights = pl_module.network.input_weights()  # type: ignore[operator, union-attr]
+        for weight, spikes in zip(weights, self._spikes, strict=True):
+            total = trainer.strategy.reduce(spikes.to(weight.device), reduce_op="sum")
+            weight[total == 0] += self.lift
+        self._spikes = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
@@ -112,14 +127,6 @@ class LiftSilent(Callback):
         if self._spikes:
             counts = [past.to(new) + new for past, new in zip(self._spikes, counts, strict=True)]
         self._spikes = counts
-
-    @torch.no_grad()
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = pl_module.network.input_weights()  # type: ignore[operator, union-attr]
-        for weight, spikes in zip(weights, self._spikes, strict=True):
-            total = trainer.strategy.reduce(spikes, reduce_op="sum")
-            weight[total == 0] += self.lift
-        self._spikes = []
 
     def state_dict(self) -> dict[str, Any]:
         return {"spikes": [layer.cpu() for layer in self._spikes]}

@@ -11,12 +11,14 @@ import torch
 
 pytest.importorskip("lightning")
 
+from lightning.pytorch import Trainer
 from tiny_run import TINY, assert_same_weights, rows, weights
 
 from lightning_modules import callbacks, classifier, fit
 from lightning_modules.classifier import SpikingClassifier
 from lightning_modules.network import NetworkOptions
 from lightning_modules.recipe import HalveOnPlateau, LiftSilent, ease_in
+from lightning_modules.trained import load_trained
 
 
 def test_ease_in_grows_five_percent_a_step_from_a_thousandth():
@@ -76,7 +78,11 @@ def test_only_neurons_silent_for_the_whole_epoch_are_lifted():
     for first, second in (([0, 3, 0, 0], [0, 0]), ([0, 0, 0, 1], [1, 0])):
         counts = [torch.tensor([first, [0] * 4]), torch.tensor([second, second])]
         rule.on_train_batch_end(_Trainer(), model, {"counts": counts}, None, 0)
-    rule.on_train_epoch_end(_Trainer(), model)
+    rule.on_train_batch_start(_Trainer(), model, None, 1)  # within the epoch: nothing yet
+    for weight, old in zip(model.network.input_weights(), before, strict=True):
+        assert torch.equal(weight, old)
+    for _ in range(2):  # once only
+        rule.on_train_batch_start(_Trainer(), model, None, 0)
     for weight, old, silent in zip(
         model.network.input_weights(), before, ([0, 2], [1]), strict=True
     ):
@@ -87,16 +93,37 @@ def test_only_neurons_silent_for_the_whole_epoch_are_lifted():
         assert torch.equal(layer.recurrent_weight, old)
 
 
+ASLEEP = [
+    *TINY, "--test", "false", "--model.network.input_mean", "0.0",
+    "--model.network.input_std", "0.0",
+]  # fmt: skip
+LIFTED = ["--model.lift_silent", "0.05"]
+
+
 def test_lifting_wakes_a_silent_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asleep = [*TINY, "--test", "false", "--trainer.max_epochs", "4",
-              "--model.network.input_mean", "0.0", "--model.network.input_std", "0.0"]  # fmt: skip
+    asleep = [*ASLEEP, "--trainer.max_epochs", "4"]
     fit.main([*asleep, "--run_dir", "silent"])
-    fit.main([*asleep, "--run_dir", "lifted", "--model.lift_silent", "0.05"])
+    fit.main([*asleep, "--run_dir", "lifted", *LIFTED])
     share = [[float(row["train/silent_share_0"]) for row in rows(run)]
              for run in ("silent", "lifted")]  # fmt: skip
     assert share[0] == [1.0] * 4
     assert share[1][0] == 1.0 and share[1][-1] == 0.0
+
+
+def test_a_checkpoint_holds_the_weights_that_were_validated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit.main([*ASLEEP, *LIFTED, "--trainer.max_epochs", "1", "--run_dir", "run"])
+    (row,) = rows("run")
+    trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+    (found,) = trainer.validate(*load_trained("run/checkpoints/best.ckpt"), verbose=False)
+    assert found == pytest.approx({name: float(row[name]) for name in found})
+    # Resumed at the end of an epoch, the neurons are still lifted, and once.
+    longer = ["--trainer.max_epochs", "2"]
+    fit.main(["--run_dir", "run", "--ckpt_path", "last", *longer])
+    fit.main([*ASLEEP, *LIFTED, *longer, "--run_dir", "whole"])
+    assert_same_weights("whole", "run")
+    assert float(rows("run")[1]["train/spikes_per_neuron_0"]) > 0
 
 
 EVERYTHING = [
