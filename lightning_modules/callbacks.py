@@ -99,7 +99,8 @@ class History(Callback):
 
     The clock starts after ``WarmUp``, and stands still while ``GradientSimilarity`` computes.
     Epochs without validation (``--trainer.check_val_every_n_epoch``) have no metrics of it. A
-    resumed run goes on with the rows of the run it resumes.
+    resumed run goes on with the rows of the run it resumes; throughput of an epoch that was resumed
+    in its middle is that of the rest.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -108,11 +109,13 @@ class History(Callback):
         self._samples = 0
         self._validated = False  # in this epoch
         self._start = self._end = 0.0
-        self._before = self._here = 0.0  # seconds before this process, and its start
+        self._seconds = 0.0  # of training so far
+        self._origin = 0.0  # the clock where they were none
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._before = self.seconds()
-        self._here = _clock(trainer)
+        self._origin = _clock(trainer) - self._seconds
+        # Lightning starts no epoch where it goes on in the middle of one.
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._samples = 0
@@ -124,12 +127,14 @@ class History(Callback):
     ) -> None:
         self._samples += len(batch.labels)
         self._end = _clock(trainer)
+        self._seconds = self._end - self._origin
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = self._end - self._start
+        self._seconds = _clock(trainer) - self._origin
         cost = {
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "samples_per_s": self._samples / seconds if seconds > 0 else 0.0,
@@ -139,7 +144,7 @@ class History(Callback):
             "epoch": float(trainer.current_epoch),
             "step": float(trainer.global_step),
             **cost,
-            "seconds": self._before + _clock(trainer) - self._here,
+            "seconds": self._seconds,
         }
         for name, value in trainer.callback_metrics.items():
             # Those without a "/" are of single batches, for the progress bar; Lightning keeps those
@@ -163,15 +168,16 @@ class History(Callback):
         With loading, validation and checkpoints; without start, compilation and comparisons of
         gradients.
 
-        Of a resumed run the sum over its parts; what an interrupt threw away does not count.
+        Of a resumed run the sum over its parts; what was thrown away does not count.
         """
         return self.rows[-1]["seconds"] if self.rows else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": self._seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
+        self._seconds = state_dict.get("seconds", self.seconds())  # older checkpoints: without
 
     def _write(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -213,7 +219,8 @@ class Gradients(Callback):
         for name, parameter in pl_module.network.named_parameters():
             if parameter.grad is not None:
                 norm = parameter.grad.norm()
-                self._sums[name] = self._sums[name] + norm if name in self._sums else norm
+                # Those of a checkpoint may be on another device.
+                self._sums[name] = self._sums[name].to(norm) + norm if name in self._sums else norm
                 self._steps[name] += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,6 +231,17 @@ class Gradients(Callback):
         self._sums.clear()
         self._steps.clear()
         self._guarded = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "sums": {name: total.cpu() for name, total in self._sums.items()},
+            "steps": dict(self._steps), "guarded": self._guarded,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._sums = dict(state_dict["sums"])
+        self._steps = Counter(state_dict["steps"])
+        self._guarded = state_dict["guarded"]
 
 
 class Figures(Callback):
@@ -264,14 +282,17 @@ class Figures(Callback):
 
 
 class Interrupt(Checkpoint):
-    """Ctrl-C or SIGTERM stops after the batch under way and leaves a checkpoint to resume from.
+    """Ctrl-C or SIGTERM stops after the step under way and leaves a checkpoint to resume from.
+
+    A step is one of the optimiser: gradients that are being accumulated are not in checkpoints.
+    After the last one of an epoch that is when the epoch has been validated, and written down.
 
     SIGTERM is what agents of W&B, schedulers and containers send to a run that has to end; the
     process then exits without an error. A second signal stops at once, and the checkpoint is that
     of the last full epoch.
 
     A ``Checkpoint``, as Lightning calls those after all other callbacks: what these count per
-    batch is then complete.
+    batch is then complete. Of several processes, it holds the counts of the first one only.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -292,12 +313,28 @@ class Interrupt(Checkpoint):
             raise _stopped(number)
         self._asked = number
         again = "Ctrl-C again" if number == signal.SIGINT else "once more"
-        print(f"\nstopping after this batch ({again}: at once)", flush=True)
+        print(f"\nstopping after this step ({again}: at once)", flush=True)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        done = index + 1
+        if done % trainer.accumulate_grad_batches or done == trainer.num_training_batches:
+            return
+        self._stop_if_asked(trainer, save=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_asked(trainer, save=False)  # the last epoch's checkpoint is there
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_asked(trainer, save=False)
+        self._restore()
+
+    def _stop_if_asked(self, trainer: Trainer, save: bool) -> None:
         # Signals reach the processes of a run at different batches; they stop after the same one.
         if anywhere(trainer, self._asked is not None):
-            trainer.save_checkpoint(self.folder / LAST)
+            if save:
+                trainer.save_checkpoint(self.folder / LAST)
             terminated = anywhere(trainer, self._asked == signal.SIGTERM)
             raise _stopped(signal.SIGTERM if terminated else signal.SIGINT)
 
@@ -305,9 +342,6 @@ class Interrupt(Checkpoint):
         self._restore()
         if self._asked is not None and (self.folder / LAST).exists():
             console.print(f"checkpoint: {self.folder / LAST}; go on with --ckpt_path last")
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

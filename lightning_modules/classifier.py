@@ -147,6 +147,11 @@ class SpikingClassifier(LightningModule):
         found |= {f"val/accuracy_{voices}": "max" for voices in VOICES}
         return {**found, "train/guarded_spikes": "min"}
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:  # checkpoints of an epoch hold its metrics
+            for metric in self._training_metrics().values():
+                metric.reset()
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         loss, outcome = self._step("train", batch)
         accuracy: Any = self.metrics["train_"]["accuracy"]  # type: ignore[index]
@@ -270,6 +275,16 @@ class SpikingClassifier(LightningModule):
         total = float(self.trainer.estimated_stepping_batches)
         return rise * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
 
+    def _training_metrics(self) -> dict[str, Metric]:
+        return dict(self.metrics["train_"].items())  # type: ignore[operator, union-attr]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the metrics of training, which may be in the middle of an epoch."""
+        checkpoint["train_metrics"] = {
+            name: {part: value.cpu() for part, value in metric.metric_state.items()}
+            for name, metric in self._training_metrics().items()
+        }
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what differs before torch lists every tensor."""
         theirs = {name: tuple(t.shape) for name, t in checkpoint["state_dict"].items()}
@@ -281,6 +296,10 @@ class SpikingClassifier(LightningModule):
                     f"{theirs.get(name, 'none')} there and {ours.get(name, 'none')} here; use the "
                     "options it was trained with (--config with the config.yaml of its run)"
                 )
+        metrics = self._training_metrics()
+        for name, parts in checkpoint.get("train_metrics", {}).items():
+            for part, value in parts.items():
+                getattr(metrics[name], part).copy_(value)
 
 
 def _stage_metrics(num_classes: int, hidden: list[int]) -> nn.ModuleDict:

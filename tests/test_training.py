@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -129,40 +130,85 @@ def test_resuming_ends_with_the_weights_of_one_long_run():
     ]
 
 
+TIMES = ("samples_per_s", "seconds", "peak_memory_mib")
+
+
+def assert_same_rows(one, other):
+    """The metrics of each epoch, but for what was measured by a clock."""
+    for row, expected in zip(rows(other), rows(one), strict=True):
+        for name in expected.keys() - {*TIMES}:
+            assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-6), name
+
+
+def interrupted(options, batches, number, monkeypatch):
+    """The exit code of a run that gets a signal in its batch with this number, from 1."""
+    original = callbacks.History.on_train_batch_end
+    ended = []
+
+    def interrupt(self, *args):
+        original(self, *args)
+        ended.append(1)
+        if len(ended) == batches:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.History, "on_train_batch_end", interrupt)
+        with pytest.raises(SystemExit) as stopped:
+            fit.main(options)
+    return stopped.value.code
+
+
 @pytest.mark.parametrize(
     ("step", "number", "code"),
     [
         (2, signal.SIGINT, 1), (3, signal.SIGINT, 1), (5, signal.SIGINT, 1),
-        (5, signal.SIGTERM, None),
+        (5, signal.SIGTERM, None), (6, signal.SIGINT, 1),
     ],
 )
 def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_weights(
     step, number, code, monkeypatch, capsys
 ):
-    """Three batches an epoch: in the middle of an epoch, at its end, in the second epoch."""
+    """Three batches an epoch: in the middle of an epoch, at its end, in the second, at the end."""
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     augmented = [*TINY, "--data.channel_shift", "20", "--test", "false"]
     augmented += ["--model.cosine", "true", "--model.warmup_steps", "2"]
     fit.main([*augmented, "--run_dir", "whole"])
-
-    original = callbacks.History.on_train_batch_end
-
-    def interrupt(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            signal.raise_signal(number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.History, "on_train_batch_end", interrupt)
-        with pytest.raises(SystemExit) as ended:
-            fit.main([*augmented, "--run_dir", "cut"])
-    assert ended.value.code == code
+    assert interrupted([*augmented, "--run_dir", "cut"], step, number, monkeypatch) == code
     assert "--ckpt_path last" in capsys.readouterr().out
     checkpoint = torch.load("cut/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == step
     fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
     assert_same_weights("whole", "cut")
+    assert_same_rows("whole", "cut")
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_signal_waits_until_accumulated_gradients_are_used(monkeypatch):
+    options = [*TINY, "--data.batch_size", "8", "--trainer.accumulate_grad_batches", "4",
+               "--test", "false"]  # fmt: skip
+    fit.main([*options, "--run_dir", "whole"])
+    # Six batches an epoch, hence two steps.
+    interrupted([*options, "--run_dir", "cut"], 8, signal.SIGINT, monkeypatch)
+    assert torch.load("cut/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
+    assert_same_weights("whole", "cut")
+    assert_same_rows("whole", "cut")
+
+
+def test_the_time_of_an_interrupted_epoch_is_that_of_all_its_batches(monkeypatch):
+    options = [*TINY, "--test", "false", "--trainer.max_epochs", "1", "--run_dir", "cut"]
+    original = callbacks.Gradients.on_after_backward
+
+    def slow(self, *args):
+        time.sleep(0.5)
+        original(self, *args)
+
+    monkeypatch.setattr(callbacks.Gradients, "on_after_backward", slow)
+    interrupted(options, 2, signal.SIGINT, monkeypatch)
+    fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
+    (row,) = rows("cut")
+    assert 3 < float(row["samples_per_s"]) <= 16 / 0.5
+    assert float(row["seconds"]) >= 3 * 0.5
 
 
 def test_last_without_a_run_says_so():
