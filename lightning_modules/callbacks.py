@@ -42,11 +42,12 @@ def checkpoints(folder: Path, monitor: tuple[str, str] | None) -> list[Callback]
         "dirpath": folder, "save_top_k": 1, "enable_version_counter": False,
         "save_on_train_epoch_end": True,
     }  # fmt: skip
-    kept: list[Callback] = [ModelCheckpoint(filename="last", **common)]
+    kept: list[Callback] = []
     if monitor:
         name, mode = monitor
         kept.append(ModelCheckpoint(filename="best", monitor=name, mode=mode, **common))
-    return kept
+    # After it, so that whoever goes on from last.ckpt knows how good best.ckpt is.
+    return [*kept, ModelCheckpoint(filename="last", **common)]
 
 
 class ProgressBar(RichProgressBar):

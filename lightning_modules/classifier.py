@@ -275,7 +275,7 @@ class SpikingClassifier(LightningModule):
         total = float(self.trainer.estimated_stepping_batches)
         return rise * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
 
-    def _training_metrics(self) -> dict[str, Metric]:
+    def _training_metrics(self) -> dict[str, Any]:
         return dict(self.metrics["train_"].items())  # type: ignore[operator, union-attr]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -270,6 +270,14 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch(name, least):
     assert epoch == values.index(min(values) if least else max(values))
 
 
+def test_a_resumed_run_keeps_the_best_checkpoint_of_its_last_epoch():
+    """Weights that hardly move leave the first epoch the best one."""
+    options = [*TINY, "--model.lr", "1e-12", "--test", "false", "--run_dir", "run"]
+    fit.main([*options, "--trainer.max_epochs", "1"])
+    fit.main(["--run_dir", "run", "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    assert torch.load("run/checkpoints/best.ckpt", weights_only=True)["epoch"] == 0
+
+
 def test_metrics_are_those_of_the_checkpoint_that_is_tested(capsys):
     """Weights that hardly move leave the first epoch the best one."""
     fit.main([*TINY, "--trainer.max_epochs", "3", "--model.lr", "1e-12", "--run_dir", "run"])
