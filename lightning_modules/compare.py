@@ -17,13 +17,17 @@ Options that are not listed here go to lightning_modules.fit:
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 
+from lightning_modules import loggers
 from lightning_modules.comparison import MEASURED, Run, write_report
+from lightning_modules.fit import FitCLI, quiet
 from lightning_modules.jobs import Job, finished
 from lightning_modules.methods import METHODS
 from lightning_modules.report import console
@@ -88,16 +92,36 @@ def arguments(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )  # fmt: skip
     parser.add_argument(
         "--similarity", type=int, default=1, metavar="EPOCHS",
-        help="epochs between two comparisons of the gradient with the exact one; 0: none "
-        "(default: 1)",
+        help="epochs between two comparisons of the gradient with the exact one, which networks "
+        "with delays have not; 0: none (default: 1)",
     )  # fmt: skip
     return parser.parse_known_args(args)
+
+
+class _Options(FitCLI):
+    """Reads the options as fit does, and makes nothing."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def has_delays(options: list[str]) -> bool:
+    """Whether these options of fit make a network with delays; of wrong ones its runs will tell."""
+    quiet()
+    try:
+        with redirect_stderr(io.StringIO()):
+            config = _Options(loggers.with_folders(options)).config
+    except SystemExit:
+        return False
+    return config.model.network.max_delay is not None
 
 
 def main(args: list[str] | None = None) -> Path:
     """Run what is missing, write the report, and return its path."""
     chosen, options = arguments(sys.argv[1:] if args is None else args)
-    if chosen.similarity:
+    if chosen.similarity and has_delays(options):
+        print("the exact solver has no delays: gradients are not compared with the exact one")
+    elif chosen.similarity:
         options += [
             "--trainer.callbacks+=lightning_modules.similarity.GradientSimilarity",
             f"--trainer.callbacks.every={chosen.similarity}",

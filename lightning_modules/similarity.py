@@ -24,6 +24,10 @@ class GradientSimilarity(Callback):
     Args:
         every: epochs between two comparisons.
 
+    Raises:
+        ValueError: ``every`` is less than 1, or (when training starts) the network has delays,
+            which the exact solver has not.
+
     Attributes:
         seconds: spent here so far, which the history takes from the time of training.
     """
@@ -34,6 +38,14 @@ class GradientSimilarity(Callback):
         self.every = every
         self.seconds = 0.0
         self._batch: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        longest = pl_module.network.options.max_delay
+        if longest is not None:
+            raise ValueError(
+                f"max_delay={longest!r}: the exact solver has no delays, hence there is no gradient "
+                "to compare with; leave GradientSimilarity out (compare: --similarity 0)"
+            )
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

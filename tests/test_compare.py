@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 import time
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -160,6 +161,23 @@ def test_kernels_are_compiled_before_the_clock_starts_and_nothing_else_is_done()
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+DELAYS = ["--model.network.max_delay", "0.02"]
+
+
+def test_networks_with_delays_have_no_exact_gradient_to_compare_with(monkeypatch, capsys):
+    callback = "--trainer.callbacks+=lightning_modules.similarity.GradientSimilarity"
+    with pytest.raises(ValueError, match=r"max_delay=0\.02: the exact solver has no delays"):
+        fit.main([*TINY, *DELAYS, callback])
+    planned = []
+    monkeypatch.setattr(compare, "finished", lambda jobs: planned.extend(jobs) or sys.exit())
+    for options in (DELAYS, []):
+        with pytest.raises(SystemExit):
+            compare.main(["--methods", "grid", "--seeds", "0", *TINY, *options])
+    with_delays, without = planned
+    assert callback in without.options and callback not in with_delays.options
+    assert capsys.readouterr().out.count("gradients are not compared") == 1
 
 
 def test_similarity_needs_a_positive_interval():
