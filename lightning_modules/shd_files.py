@@ -23,6 +23,7 @@ from lightning_modules.packed import PackedSpikes
 
 _SUFFIXES = (".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
 _CHUNK = 4096  # samples per read
+_MOST_CHANNELS = 2**16  # units are packed in 16 bits
 
 
 class DataFileError(RuntimeError):
@@ -36,13 +37,19 @@ def read_shd_file(
 
     Args:
         path: the file.
-        channels: units must be below this.
+        channels: units must be below this; at most 65536.
         require_labels: whether a file without ``labels`` is an error; otherwise its labels are -1.
 
     Raises:
+        ValueError: ``channels`` is too large.
         DataFileError: the file is missing, truncated, lacks a data set, or holds times that are
             negative or not finite, or units or labels out of range.
     """
+    if channels > _MOST_CHANNELS:
+        raise ValueError(
+            f"channels must be at most {_MOST_CHANNELS}, got {channels}; pool neighbouring ones in "
+            "the files"
+        )
     path = Path(path)
     if not path.is_file():
         raise DataFileError(f"{path}: no such file")

@@ -137,6 +137,14 @@ def test_more_channels_are_allowed_on_request(tmp_path):
     assert read_shd_file(path, channels=1000).units.tolist() == [900]
 
 
+def test_units_reach_as_far_as_they_can_be_packed(tmp_path):
+    path = write_shd_file(tmp_path / "train.h5", [([0.1], [65_535])])
+    assert read_shd_file(path, channels=65_536).units.tolist() == [65_535]
+    wide = write_shd_file(tmp_path / "wide.h5", [([0.1], [65_536])], unit_type=np.uint32)
+    with pytest.raises(ValueError, match="channels must be at most 65536, got 65537"):
+        read_shd_file(wide, channels=65_537)
+
+
 def test_label_out_of_range_is_named(tmp_path):
     path = write_shd_file(tmp_path / "train.h5", random_samples(3), labels=[0, len(CLASSES), 1])
     with pytest.raises(DataFileError, match=r"label 4 of sample 1 is out of range 0\.\.3"):
