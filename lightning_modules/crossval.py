@@ -3,8 +3,9 @@
 For every seed, the network is trained once for each voice of the training file, which is held out
 for validation. That sets the number of epochs: the first one at which the validation accuracy,
 averaged over the held-out voices, is highest. Then the network is trained on all voices for so
-many epochs (the learning rate follows the schedule of the full length, as it did before), and
-tested, once. The test file takes no part in any choice, and seeds share nothing.
+many epochs, and tested, once. The learning rate's schedule is that of the full length, as before;
+but --model.halve_on_plateau, which watched the validation accuracy, then watches that of training.
+The test file takes no part in any choice, and seeds share nothing.
 
 Every run is a process of its own, with its own folder under --output. Killed and started again,
 the same command keeps complete runs and goes on with the one that was under way. At the end the
