@@ -61,7 +61,7 @@ class SpokenDigits(LightningDataModule):
         duration: length of a sample in s; later events are cut off. The default is the published
             recipe's; it cuts 24 of the embedded set's 6.4 million events (1.4 would keep all of
             SHD's).
-        channels: input channels of the files.
+        channels: input channels of the files, at most 65536.
         val_by: validate on whole voices (``"speaker"``) or on samples of every voice and class
             (``"sample"``).
         val_fraction: share of the training voices (rounded, at least one) or samples held out for
@@ -217,10 +217,11 @@ class SpokenDigits(LightningDataModule):
             for split, path in files.items()
         }
         names = {split: data.class_names for split, data in packed.items()}
-        if len(set(names.values())) > 1:
+        if not all(same_classes(found, names["train"]) for found in names.values()):
             raise DataFileError(
                 f"{', '.join(map(str, files.values()))}: these files name different classes in "
-                f"extra/keys ({names}); they do not belong together"
+                f"extra/keys, or have labels that training has not ({names}); they do not belong "
+                "together"
             )
         return packed
 

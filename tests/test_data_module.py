@@ -487,6 +487,22 @@ def test_files_of_different_classes_are_refused(make, folder):
         make().setup()
 
 
+def test_files_without_class_names_may_lack_the_highest_label_for_tests_only(tmp_path):
+    root = tmp_path / "unnamed"
+    for split, classes in (("train", 4), ("test", 3)):
+        write_shd_file(
+            root / f"my_{split}.h5", random_samples(24), labels=np.arange(24) % classes,
+            leave_out=("extra/keys",),
+        )
+    data = SpokenDigits(root=str(root), cache_dir=str(tmp_path / "cache"))
+    assert data.class_names == ("0", "1", "2", "3")
+    (root / "my_train.h5").rename(root / "other")
+    (root / "my_test.h5").rename(root / "my_train.h5")
+    (root / "other").rename(root / "my_test.h5")
+    with pytest.raises(DataFileError, match="have labels that training has not"):
+        SpokenDigits(root=str(root), cache_dir=str(tmp_path / "cache")).setup()
+
+
 def test_one_voice_cannot_be_held_out(make, folder):
     write_shd_file(folder / "my_train.h5", random_samples(6), speakers=[0] * 6)
     with pytest.raises(ValueError, match=r"none to spare.*val_by='sample'"):
