@@ -147,6 +147,7 @@ class SpokenDigits(LightningDataModule):
         self.pool_channels = _positive("pool_channels", pool_channels)
         self.unique_dt = unique_dt
         self.transform = transform
+        self.trained_transform: str | None = None  # that of the checkpoint, by name
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.cache_dir = cache_dir
@@ -295,12 +296,19 @@ class SpokenDigits(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What checkpoints keep of the training file, for tests on other data."""
+        """What checkpoints keep of the training file, for tests on other data.
+
+        And the name of the transform, which is Python code and cannot be kept.
+        """
         self.setup()
         assert self._training_file is not None
-        return {name: list(values) for name, values in self._training_file._asdict().items()}
+        kept: dict[str, Any] = {
+            name: list(values) for name, values in self._training_file._asdict().items()
+        }
+        return kept if self.transform is None else {**kept, "transform": named(self.transform)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.trained_transform = state_dict.get("transform")
         if self._pools is None:  # what has been read goes before what is remembered
             self._training_file = TrainingFile(
                 tuple(state_dict["class_names"]), tuple(state_dict["speakers"])
@@ -456,6 +464,12 @@ class SpokenDigits(LightningDataModule):
             batch.labels.to(device, non_blocking=True),
             batch.speakers.to(device, non_blocking=True),
         )
+
+
+def named(function: Callable) -> str:
+    """The import path of a function, or of the class that a callable object is of."""
+    kind: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def same_classes(found: tuple[str, ...], trained: tuple[str, ...]) -> bool:

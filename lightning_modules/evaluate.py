@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from lightning_modules.fit import quiet
 from lightning_modules.report import console, summary
 from lightning_modules.run_folder import RESULTS, find_checkpoint
 from lightning_modules.shd_files import DataFileError
-from lightning_modules.trained import CheckpointError, load_trained
+from lightning_modules.trained import CheckpointError, load_with_data
 from lightning_modules.whole_files import WriteError, write_json
 
 
@@ -27,6 +28,7 @@ def evaluate(
     output: str | None = None,
     accelerator: Literal["auto", "cpu", "cuda"] = "cpu",
     devices: int = 1,
+    transform: Callable | None = None,
 ) -> dict[str, float]:
     """Test a trained network; print the summary, write results.json and draw the confusion matrix.
 
@@ -38,11 +40,12 @@ def evaluate(
             for other data, a folder of their name.
         accelerator: where to run.
         devices: processes that share the samples, each on a device of its own.
+        transform: the --data.transform of training, where there was one.
     """
     quiet()
     try:
         checkpoint = find_checkpoint(ckpt_path)
-        model, data = load_trained(checkpoint)
+        model, data = load_with_data(checkpoint, transform)
         if root:
             data.test_on(root)
         _check_classes(model, data)

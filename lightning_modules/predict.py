@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from lightning_modules.loader import BatchKey, EventDataset
 from lightning_modules.report import console
 from lightning_modules.run_folder import find_checkpoint
 from lightning_modules.shd_files import DataFileError
-from lightning_modules.trained import CheckpointError, load_trained
+from lightning_modules.trained import CheckpointError, load_with_data
 from lightning_modules.whole_files import WriteError, whole_file
 
 
 def predict(
-    file: str, ckpt_path: str = "best", output: str | None = None, batch_size: int = 256
+    file: str, ckpt_path: str = "best", output: str | None = None, batch_size: int = 256,
+    transform: Callable | None = None,
 ) -> Path:
     """Write the class probabilities of every sample of a file as CSV.
 
@@ -38,13 +39,14 @@ def predict(
         ckpt_path: a checkpoint file, or "best" or "last" of the latest run under runs/.
         output: the CSV; default: the file's name with the suffix .csv, in the working folder.
         batch_size: samples at a time.
+        transform: the --data.transform of training, where there was one.
     """
     quiet()
     if batch_size < 1:
         sys.exit(f"error: --batch_size must be at least 1, got {batch_size}")
     target = Path(output or f"{Path(file).name.split('.')[0]}.csv")
     try:
-        model, data = load_trained(find_checkpoint(ckpt_path))
+        model, data = load_with_data(find_checkpoint(ckpt_path), transform)
         dataset = data.file_dataset(file)
         training = data.training_file
         numbers = tuple(map(str, range(model.hparams["num_classes"])))

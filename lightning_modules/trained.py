@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.data import SpokenDigits
+from lightning_modules.data import SpokenDigits, named
 
 _PARTS = ("state_dict", "hyper_parameters", "datamodule_hyper_parameters")
 
@@ -49,3 +50,26 @@ def load_trained(path: str | Path) -> tuple[SpikingClassifier, SpokenDigits]:
         return model, SpokenDigits.load_from_checkpoint(path)
     except (ImportError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def load_with_data(
+    path: str | Path, transform: Callable | None
+) -> tuple[SpikingClassifier, SpokenDigits]:
+    """``load_trained``, for whoever reads the data.
+
+    Args:
+        path: the checkpoint.
+        transform: ``data.transform`` of training, which checkpoints do not hold.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as ``load_trained``, or the transform is another one.
+    """
+    model, data = load_trained(path)
+    trained = data.trained_transform
+    if trained and (transform is None or named(transform) != trained):
+        raise CheckpointError(
+            f"{path}: the network was trained with --data.transform {trained}, which a checkpoint "
+            f"cannot hold; say --transform {trained}, with the options of the run's config.yaml"
+        )
+    data.transform = transform
+    return model, data

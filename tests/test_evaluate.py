@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import h5py
@@ -10,11 +11,14 @@ import pytest
 import torch
 
 pytest.importorskip("lightning")
+pytest.importorskip("tonic")
 
 from shd_layout import CLASSES, random_samples, write_shd_file
+from tonic.transforms import TimeJitter
 
-from lightning_modules import fit
+from lightning_modules import fit, messages
 from lightning_modules.evaluate import evaluate
+from lightning_modules.predict import predict
 
 TRAINED = (2, 5, 7)
 ROWS = ("test/accuracy_seen", "test/accuracy_unseen")
@@ -121,3 +125,34 @@ def test_what_cannot_be_tested_is_named(run, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="error: --accelerator cuda"):
             evaluate(checkpoint(run), accelerator="cuda")
+
+
+def test_a_transform_of_training_has_to_be_stated_again(run, tmp_path, monkeypatch):
+    transform = "tonic.transforms.DropEvent"
+    options = {"--transform": transform, "--transform.p": "0.9"}
+    fit.main([
+        "--config", str(run / "config.yaml"), "--run_dir", str(tmp_path / "run"),
+        *(word for name, value in options.items() for word in (f"--data.{name[2:]}", value)),
+    ])  # fmt: skip
+    ours = checkpoint(tmp_path / "run")
+    words = rf"error: .*trained with --data\.transform {transform},.*; say --transform"
+    with pytest.raises(SystemExit, match=words):
+        evaluate(ours)
+    with pytest.raises(SystemExit, match=words):
+        evaluate(ours, transform=TimeJitter(std=1.0))
+    data = tmp_path / "new.h5"
+    write_shd_file(data, random_samples(6))
+    with pytest.raises(SystemExit, match=words):
+        predict(str(data), ours, str(tmp_path / "new.csv"))
+    stated = ["--ckpt_path", ours, *(word for pair in options.items() for word in pair)]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *stated])
+    messages.command(evaluate, as_positional=False)
+    trained = json.loads((tmp_path / "run/results.json").read_text())
+    found = json.loads((tmp_path / "run/evaluate/results.json").read_text())
+    assert {n: trained[n] for n in trained.keys() & found.keys() if n.startswith("test/")} == (
+        pytest.approx({n: v for n, v in found.items() if n.startswith("test/")})
+    )
+    monkeypatch.setattr(sys, "argv", ["predict", str(data), "--output", "new.csv", *stated])
+    monkeypatch.chdir(tmp_path)
+    messages.command(predict, as_positional=True)
+    assert len(Path("new.csv").read_text().splitlines()) == 7
