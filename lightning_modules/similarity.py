@@ -43,7 +43,7 @@ class GradientSimilarity(Callback):
         longest = pl_module.network.options.max_delay
         if longest is not None:
             raise ValueError(
-                f"max_delay={longest!r}: the exact solver has no delays, hence there is no gradient "
+                f"max_delay={longest!r}: the exact solver has no delays, so there is no gradient "
                 "to compare with; leave GradientSimilarity out (compare: --similarity 0)"
             )
 
