@@ -19,6 +19,9 @@ from .discretisation import largest_response
 # Partial gradients of deterministic runs take at most this much memory.
 _PARTS_BYTES = 256 * 2**20
 
+# The place of a state that has not been stored.
+_NOWHERE = torch.iinfo(torch.int64).max
+
 
 def first_room(size: int, steps: int | None = None) -> int:
     """Spikes of one sample for which there is room at first, from ``size`` neurons."""
@@ -372,7 +375,8 @@ def exact_forward(
         slots = (times.numel() + batch * room) // segment + 2 * batch if keep else 0
         kept[:] = (
             like.new_empty(slots, 2, size),
-            torch.empty(slots, dtype=torch.int64, device=device), state_offsets,
+            # Where neurons cross together, fewer are stored: the rest come after every place.
+            torch.full((slots,), _NOWHERE, dtype=torch.int64, device=device), state_offsets,
         )  # fmt: skip
         spikes[:] = (
             torch.empty(batch, room, dtype=torch.float64, device=device),

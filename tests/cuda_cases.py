@@ -128,7 +128,7 @@ class ExactCase:
     taus: str = "each"  # "each", "shared", "equal"
     timed: bool = False  # input times want gradients
     learned: bool = False  # time constants want gradients
-    together: bool = False  # input events share times, neurons share weights
+    together: int = 0  # neurons that share all but what is recurrent; input events share times
     floor: float = 0.0
     limit: int = 100_000
     threshold: float = 1.0
@@ -150,7 +150,7 @@ class ExactCase:
         weight = rng.normal(0.8 * self.strength, self.strength, (self.inputs, size))
         if self.together:
             times = np.repeat(times[:, ::3], 3, axis=1)[:, : self.events]
-            weight[:, 1:3] = weight[:, :1]
+            weight[:, 1 : self.together] = weight[:, :1]
             tau_mem[:], tau_syn[:] = tau_mem[0], tau_syn[0]
         times = times.ravel().astype(np.float32)  # the same in either precision
         units = rng.integers(0, self.inputs, times.size)
@@ -168,10 +168,12 @@ class ExactCase:
             "tau_syn": put(tau_syn, self.learned, torch.float64),
             "threshold": put(theta * self.threshold, True),
         }
+        v_reset = rng.uniform(-0.2, 0.2, size)
+        v_reset[1 : self.together] = v_reset[:1]
         spikes = op_exact.exact_lif(
             wanted["times"], put(units, dtype=torch.int64), put(offsets, dtype=torch.int64),
             self.duration, wanted["weight"], wanted["tau_mem"], wanted["tau_syn"],
-            wanted["threshold"], put(rng.uniform(-0.2, 0.2, size)), put(np.full(size, self.floor)),
+            wanted["threshold"], put(v_reset), put(np.full(size, self.floor)),
             recurrent=wanted["recurrent"] if self.recurrent else None, limit=self.limit,
         )  # fmt: skip
         found = {

@@ -6,6 +6,7 @@ of a GPU, threads are Python's.
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 
 import in_turns
@@ -37,6 +38,21 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(cuda_launch, "LANES", 2)
     monkeypatch.setitem(op.SEGMENT, "cuda", 8)
     monkeypatch.setattr(cuda_exact, "SEGMENT", 8)
+
+
+@pytest.fixture(autouse=True)
+def used_memory(monkeypatch):
+    """Memory that nobody has written to holds no zeros: NaN, and small integers."""
+
+    def used(empty):
+        def fill(*args, **options):
+            tensor = empty(*args, **options)
+            return tensor.fill_(math.nan if tensor.is_floating_point() else 1)
+
+        return fill
+
+    monkeypatch.setattr(torch, "empty", used(torch.empty))
+    monkeypatch.setattr(torch.Tensor, "new_empty", used(torch.Tensor.new_empty))
 
 
 def compare(case):
@@ -164,8 +180,11 @@ EXACT_CASES = {
     "shared": ExactCase(taus="shared", learned=True, floor=60.0),
     "equal": ExactCase(taus="equal", learned=True),
     "without gradients of constants": ExactCase(batch=3),
-    "together": ExactCase(together=True, learned=True, timed=True, events=15),
-    "together, without own time constants": ExactCase(together=True, taus="shared", strength=2.0),
+    "together": ExactCase(together=3, learned=True, timed=True, events=15),
+    "together, without own time constants": ExactCase(together=3, taus="shared", strength=2.0),
+    "more together than events between states": ExactCase(
+        together=20, size=20, batch=1, events=6, seed=1, recurrent=False, learned=True
+    ),
     "many segments": ExactCase(events=60, learned=True, duration=0.1, strength=0.7),
     "one neuron": ExactCase(size=1, inputs=1, events=30, timed=True, learned=True),
     "no event": ExactCase(events=0, learned=True, timed=True),

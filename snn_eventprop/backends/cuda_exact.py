@@ -81,7 +81,7 @@ def forward(
         shared: whether the lists of spikes fit into shared memory (``list_entries``).
         work: [B, FORWARD_ROWS, H] float64.   lists: [B, list entries] where they are not shared.
         states: [K, 2, H] or empty, places: [K], written: those of sample b from state_offsets[b]
-            on.
+            on. Places that are not written are larger than all others.
         out_times, out_units, out_slopes, out_before: [B, room], written: the spikes of each sample
             as far as there is room.
         counts: [B], written: how many there are.
@@ -239,7 +239,10 @@ def _is_spike(event, spike, first_event, first_spike, before):
 
 @scalar
 def _state_before(places, first, place, segment):
-    """The last stored state that is not after ``place``."""
+    """The last stored state that is not after ``place``.
+
+    One is stored for each ``segment`` events, or later, by the neurons that cross together.
+    """
     state = first + place // segment
     while places[state] > place:
         state -= 1
