@@ -117,6 +117,26 @@ def test_states_are_replayed_over_many_segments():
         np.testing.assert_allclose(p[name].grad, total, rtol=1e-8, atol=1e-9 * abs(total).max())
 
 
+def test_each_sample_keeps_its_states_where_one_before_took_the_room(monkeypatch):
+    # All samples in one range, as some of a large batch are; at first it has room for two states.
+    monkeypatch.setattr(op_exact, "over_samples", lambda run, work, **_: [run(0, len(work))])
+    layer = make_layer(0, size=1, inputs=1, recurrent=False, strength=70.0)
+    times, units, rng = make_events(0, events=10, inputs=1)
+    p = leaves(layer)
+    _, spikes = run(layer, p, times, units, np.zeros(1))
+    assert 256 < spikes.offsets[1] < 500
+    worth = rng.normal(0, 1, spikes.times.numel())
+    (spikes.times @ torch.tensor(worth)).backward()
+    ends = spikes.offsets.numpy()
+    expected = [
+        reference.backward(layer, reference.forward(layer, t, u, DURATION), worth[lo:hi])
+        for t, u, lo, hi in zip(times, units, ends, ends[1:], strict=False)
+    ]
+    for name in ("tau_mem", "tau_syn"):
+        total = sum(getattr(g, name) for g in expected)
+        np.testing.assert_allclose(p[name].grad, total, rtol=1e-8)
+
+
 @pytest.mark.parametrize("taus", ["each", "shared"])
 def test_float32_gradients_are_those_of_float64(taus):
     layer = make_layer(1, taus=taus)

@@ -155,7 +155,7 @@ def _move(
 @inlined
 def _forward_sample(
     times, units, first, end, duration, weight, recurrent, rate_mem, rate_syn, fastest, threshold,
-    below, v_reset, limit, current, voltage, e_syn, e_mem, psp, reach, bound, found,
+    below, v_reset, limit, keep, current, voltage, e_syn, e_mem, psp, reach, bound, found,
     out_times, out_units, out_slopes, out_before, states, places,
 ):  # fmt: skip
     """One sample. Returns its spikes and states; -1 for what it has no room to store."""
@@ -165,7 +165,6 @@ def _forward_sample(
     event, total, stored = first, 0, 0
     now = 0.0
     zero = weight.dtype.type(0)
-    keep = states.shape[0] > 0
     is_recurrent = recurrent.shape[0] == threshold.shape[0]
     while True:
         place = event - first + total
@@ -228,7 +227,7 @@ def _forward_sample(
 @kernel
 def _forward_samples(
     b, hi, total, stored, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn,
-    fastest, threshold, below, v_reset, limit,
+    fastest, threshold, below, v_reset, limit, keep,
     current, voltage, e_syn, e_mem, psp, reach, bound, found,
     out_times, out_units, out_slopes, out_before, counts, states, places, state_counts, stopped,
 ):  # fmt: skip
@@ -240,7 +239,7 @@ def _forward_samples(
     while b < hi:
         spikes, kept = _forward_sample(
             times, units, offsets[b], offsets[b + 1], duration, weight, recurrent,
-            rate_mem, rate_syn, fastest, threshold, below, v_reset, limit,
+            rate_mem, rate_syn, fastest, threshold, below, v_reset, limit, keep,
             current, voltage, e_syn, e_mem, psp, reach, bound, found,
             out_times[total:], out_units[total:], out_slopes[total:], out_before[total:],
             states[stored:], places[stored:],
@@ -293,7 +292,7 @@ def forward(
     e_syn, e_mem, psp, reach = np.empty((4, len(rate_mem)))
     below = np.nextafter(threshold, -dtype.type(np.inf))  # to exceed this is to reach the threshold
     work = (
-        max(rate_mem.max(), rate_syn.max()), threshold, below, v_reset, limit,
+        max(rate_mem.max(), rate_syn.max()), threshold, below, v_reset, limit, keep,
         current, voltage, e_syn, e_mem, psp, reach,
         np.empty(size, dtype), np.empty(size + 1, np.int64),
     )  # fmt: skip
