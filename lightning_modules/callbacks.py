@@ -208,11 +208,10 @@ class Gradients(Callback):
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._steps: Counter[str] = Counter()
-        self._guarded = 0
+        self._guarded: int | Tensor = 0  # on a GPU summed there, and read once an epoch
 
     def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
-        layers = diagnostics.collect(pl_module.network).values()
-        self._guarded += sum(layer.guarded for layer in layers)
+        self._guarded = self._guarded + diagnostics.guarded_spikes(pl_module.network)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: Any, optimizer: Optimizer

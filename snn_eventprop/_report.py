@@ -29,3 +29,8 @@ def latest_jumps(tag: int) -> Jumps | None:
         return None
     guarded, largest = _latest[tag]
     return Jumps(int(guarded), float(largest))
+
+
+def latest_guarded(tag: int) -> int | Tensor:
+    """``Jumps.guarded`` without waiting for a GPU, which is still to count."""
+    return _latest[tag][0] if tag in _latest else 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._report import forget, latest_jumps
+from ._report import forget, latest_guarded, latest_jumps
 
 
 class LayerRecord(NamedTuple):
@@ -67,3 +67,15 @@ def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
             counts=counts,
         )
     return found
+
+
+def guarded_spikes(model: nn.Module) -> int | Tensor:
+    """``guarded`` of all layers that ``collect`` finds, summed; of a GPU a tensor ``[1]``.
+
+    Nothing is read from the GPU, so that a training loop may sum these over its steps.
+    """
+    return sum(
+        latest_guarded(id(module))
+        for module in model.modules()
+        if isinstance(getattr(module, "_record", None), LayerRecord)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("lightning")
 import offline_wandb
 
 from lightning_modules import callbacks, fit, loggers, media
-from snn_eventprop import diagnostics
+from snn_eventprop import EventPropLIF, _report, diagnostics
 
 SCALARS = {
     *(f"{stage}/{name}" for stage in ("train", "val", "test")
@@ -166,6 +167,19 @@ def test_guarded_spikes_are_those_of_all_steps_of_an_epoch(monkeypatch):
     assert len(guarded) == 6 and sum(guarded) > 0
     logged = [float(row["train/guarded_spikes"]) for row in rows("runs/0001")]
     assert logged == [sum(guarded[:3]), sum(guarded[3:])]
+
+
+def test_guarded_spikes_are_summed_where_they_are_counted():
+    # Tensors without memory, which cannot be read, stand for those of a GPU.
+    layers = torch.nn.ModuleList([EventPropLIF(2, 3), EventPropLIF(3, 3)])
+    number = torch.zeros(1, dtype=torch.int64, device="meta")
+    for layer in layers:
+        diagnostics.keep_record(layer, diagnostics.LayerRecord(number, number, 3))
+        _report.record_jumps(id(layer), number, number)
+    gradients = callbacks.Gradients()
+    for _ in range(2):
+        gradients.on_after_backward(None, SimpleNamespace(network=layers))
+    assert gradients._guarded.is_meta
 
 
 def test_histograms_leave_out_what_is_not_finite():

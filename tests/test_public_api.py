@@ -45,6 +45,7 @@ def public_objects():
         yield f"losses.{name}", getattr(losses, name)
     yield "regularizers.SpikeCountRegularizer", regularizers.SpikeCountRegularizer
     yield "diagnostics.collect", diagnostics.collect
+    yield "diagnostics.guarded_spikes", diagnostics.guarded_spikes
 
 
 @pytest.mark.parametrize("name,thing", list(public_objects()), ids=lambda v: v if
