@@ -315,7 +315,7 @@ def _checked_target(target: Tensor, logits: Tensor) -> Tensor:
             f"target must have shape [B={batch}], one label a sample, got {tuple(target.shape)}"
         )
     if not torch.compiler.is_compiling() and batch:
-        low, high = int(target.min()), int(target.max())
+        low, high = torch.stack(target.long().aminmax()).tolist()  # a GPU is waited for once
         if low < 0 or high >= classes:
             raise ValueError(
                 f"target must hold labels in 0..{classes - 1} (the readout has {classes} classes), "

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
 from snn_eventprop.losses import (
@@ -178,6 +179,17 @@ def test_bad_traces_are_named(loss):
 def test_first_spike_loss_wants_events():
     with pytest.raises(TypeError, match="reads SpikeEvents, got Tensor"):
         FirstSpikeLoss()(torch.zeros(5, 1, 3), torch.tensor([0]))
+
+
+def test_labels_are_read_at_once():
+    # Each number that is read by itself makes the host wait for a GPU.
+    class NoSingleNumbers(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert func is not torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    with NoSingleNumbers():
+        SumLoss()(smooth_trace(9), torch.tensor([2, 1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
