@@ -252,8 +252,12 @@ def test_the_backward_pass_waits_for_nothing():
     ).to("cuda")  # fmt: skip
     layer(events).times.sum().backward()  # compiled by now
     loss = layer(events).times.sum()
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda._sleep(2_000_000_000)  # cycles: about a second, far longer than the launches take
+    torch.cuda.set_sync_debug_mode("error")  # names torch's own calls that wait
     try:
         loss.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    done = torch.cuda.Event()
+    done.record()
+    assert not done.query(), "the GPU had finished when backward() came back"
