@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -77,16 +77,46 @@ def test_readout_kernels_for_any_device_equal_the_cpu(weighting):
     )
 
 
-def compare(case, dtype):
-    """A case whose spikes are the same wherever rounding puts the membrane."""
-    expected = case.run("cpu", dtype)
+def clear_of_rounding(case, dtype, draws=10):
+    """The case, with the first seed for which spikes are the same wherever rounding puts the
+    membrane, and what the CPU makes of it.
+    """
     # The exact solver keeps the membrane in float64 whatever the weights are in.
     within = 1e-9 if dtype is torch.float64 else 3e-7 if isinstance(case, ExactCase) else 1e-5
-    for factor in (1 - within, 1 + within):
-        moved = replace(case, threshold=factor).run("cpu", dtype)
-        if not torch.equal(moved["units"], expected["units"]):
-            pytest.skip("a neuron comes to within rounding of its threshold")
+    for draw in range(draws):
+        drawn = replace(case, seed=case.seed + 100 * draw)
+        expected = drawn.run("cpu", dtype)
+        moved = (
+            replace(drawn, threshold=factor).run("cpu", dtype)
+            for factor in (1 - within, 1 + within)
+        )
+        if all(torch.equal(other["units"], expected["units"]) for other in moved):
+            return drawn, expected
+    pytest.fail(f"in {draws} draws a neuron comes to within rounding of its threshold: {case}")
+
+
+def compare(case, dtype):
+    case, expected = clear_of_rounding(case, dtype)
     assert_close(case.run("cuda", dtype), expected, TOLERANCE[dtype])
+
+
+@dataclass
+class Grazing:
+    """Spikes differ with the threshold, but for seeds from ``clear`` on."""
+
+    clear: int
+    seed: int = 0
+    threshold: float = 1.0
+
+    def run(self, device, dtype):
+        return {"units": torch.tensor([self.threshold if self.seed < self.clear else 1.0])}
+
+
+def test_cases_at_the_threshold_are_drawn_again_and_not_for_ever():
+    case, _ = clear_of_rounding(Grazing(clear=150), torch.float32)
+    assert case.seed == 200
+    with pytest.raises(pytest.fail.Exception, match="in 10 draws"):
+        clear_of_rounding(Grazing(clear=10_000), torch.float32)
 
 
 @on_gpu
@@ -151,7 +181,7 @@ def test_grid_equals_the_cpu_for_long_and_large_layers(dtype, steps, size):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("taus", ["each", "shared", "equal"])
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
-@pytest.mark.parametrize("shape", [(1, 1, 30), (5, 40, 60), (2, 700, 30)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 30), (5, 40, 60), (2, 700, 10)], ids=str)
 def test_exact_equals_the_cpu(dtype, taus, recurrent, shape):
     batch, size, events = shape
     compare(
