@@ -2,7 +2,8 @@
 
 The host waits for the GPU once in a forward pass, to learn how many spikes there are; a sample
 with more of them than it had room for is then run again with enough. The backward pass, and
-whatever it reports, waits for nothing.
+whatever it reports, waits for nothing. Only where there are delays both passes wait once for each
+kind of them, to learn the longest.
 """
 
 from __future__ import annotations

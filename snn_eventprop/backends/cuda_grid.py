@@ -1,4 +1,7 @@
-"""Grid solver on NVIDIA GPUs: one block of threads for each sample, one launch for each pass.
+"""Grid solver on NVIDIA GPUs: one block of threads for each sample, one launch for all its bins.
+
+A second one, ``collect``, puts the spikes of the samples together; ``forward`` is launched again
+where a sample had more of them than there was room for.
 
 The rules of a step, the spikes kept and the notation are those of ``cpu_grid``. A thread owns every
 ``blockDim``-th neuron and carries its state through all bins; threads meet only where a neuron
