@@ -1,12 +1,11 @@
-"""Events of one sample in order of their unit."""
+"""Events of one sample: where those of a bin begin, and all in order of their unit."""
 
 from __future__ import annotations
 
 from .compile import kernel
 
 
-@kernel
-def first_from(bins, lo, hi, k):
+def first_entry(bins, lo, hi, k):
     """First e in lo..hi with bins[e] >= k, by bisection; hi where there is none."""
     while lo < hi:
         middle = (lo + hi) // 2
@@ -15,6 +14,9 @@ def first_from(bins, lo, hi, k):
         else:
             hi = middle
     return lo
+
+
+first_from = kernel(first_entry)
 
 
 @kernel

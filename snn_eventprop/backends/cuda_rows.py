@@ -8,19 +8,10 @@ from __future__ import annotations
 
 from numba import cuda
 
+from .by_unit import first_entry
 from .cuda_launch import device, scalar
 
-
-@scalar
-def first_from(bins, lo, hi, k):
-    """First e in lo..hi with bins[e] >= k, by bisection; hi where there is none."""
-    while lo < hi:
-        middle = (lo + hi) // 2
-        if bins[middle] < k:
-            lo = middle + 1
-        else:
-            hi = middle
-    return lo
+first_from = scalar(first_entry)
 
 
 @scalar
