@@ -235,7 +235,7 @@ class Gradients(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "sums": {name: total.cpu() for name, total in self._sums.items()},
-            "steps": dict(self._steps), "guarded": self._guarded,
+            "steps": dict(self._steps), "guarded": int(self._guarded),
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

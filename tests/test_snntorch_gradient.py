@@ -305,7 +305,7 @@ def test_a_trainable_initial_state_receives_its_gradient():
 @pytest.mark.parametrize("mode", ["step", "sequence", "chunks"])
 @pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
 def test_a_spike_does_not_feel_the_end_of_the_recording(name, mode):
-    """Where a later bin would be worth the same, the one beyond the last is; counts are constant."""
+    """The bin beyond the last is worth what the last one is; so counts are constant."""
     current = torch.tensor(0.35, dtype=torch.float64, requires_grad=True)
 
     def gradient(steps, worth):
