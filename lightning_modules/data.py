@@ -33,6 +33,8 @@ __all__ = ["Batch", "DataFileError", "SpokenDigits", "TrainingFile"]
 
 DatasetName = Literal["twin", "folder", "shd", "ssc"]
 
+_LEAST_KEPT = 0.05  # of the events by the crop to the duration; fewer are times in milliseconds
+
 
 class TrainingFile(NamedTuple):
     """What checkpoints keep of the training file: names of its classes, and its voices."""
@@ -281,7 +283,12 @@ class SpokenDigits(LightningDataModule):
         }
 
     def _cut(self, packed: PackedSpikes) -> PackedSpikes:
-        packed = packed.crop(self.duration)
+        whole, packed = packed, packed.crop(self.duration)
+        if len(packed.times) < _LEAST_KEPT * len(whole.times):
+            raise DataFileError(
+                f"only {len(packed.times)} of {len(whole.times)} events lie before duration="
+                f"{self.duration:g} s, the last at {whole.times.max():g}; are the times in seconds?"
+            )
         return packed if self.unique_dt is None else packed.one_per_bin(
             self.channels, self.unique_dt
         )

@@ -161,7 +161,8 @@ def _after_the_fact(leaf: Any) -> Any:
     if not leaf.node.done:
         raise RuntimeError(
             "this tensor was made inside a forward pass that runs layer by layer, and is neither "
-            "among its results nor an attribute of a module: return it, or swap without fuse=True"
+            "among its results nor an attribute of a module (but kept by a forward hook, say): "
+            "return it, or swap without fuse=True"
         )
     return leaf.node.value
 

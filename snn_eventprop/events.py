@@ -241,6 +241,7 @@ class SpikeEvents:
         """
         if not isinstance(raster, Tensor):
             raise TypeError(f"raster must be a tensor [T, B, N], got {type(raster).__name__}")
+        raster = raster.to_dense()  # a sparse one
         if raster.ndim != 3 or 0 in (raster.shape[0], raster.shape[2]):
             raise ValueError(
                 "raster must have shape [T, B, N] with T and N at least 1, got "
@@ -301,8 +302,14 @@ class SpikeEvents:
         return total.index_add(0, flat, marks).view(len(self), self.num_units)
 
     def to(self, *args: Any, **kwargs: Any) -> SpikeEvents:
-        """Move to a device and/or cast times (and marks); integers keep their dtype."""
+        """Move to a device and/or cast times (and marks); integers keep their dtype.
+
+        Raises:
+            TypeError: a dtype that cannot hold times, such as float16.
+        """
         times = self.times.to(*args, **kwargs)
+        if times.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"times need torch.float32 or torch.float64, got {times.dtype}")
         ahead = bool(kwargs.get("non_blocking"))
         return SpikeEvents(
             times,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Integral
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,9 @@ from .events import SpikeEvents
 
 Solver = Literal["grid", "exact"]
 SOLVERS: tuple[str, ...] = get_args(Solver)
+
+# Beyond these, milliseconds were meant: bins in units of the longest time constant, and seconds.
+_WIDEST_BIN, _LONGEST_TAU = 10, 10.0
 
 
 def _positive(name: str, value: float | Tensor, unit: str) -> Tensor:
@@ -69,6 +73,17 @@ class _Neurons(nn.Module):
             "log_tau_mem": _positive("tau_mem", tau_mem, " (seconds)").log(),
             "log_tau_syn": _positive("tau_syn", tau_syn, " (seconds)").log(),
         }
+        longest = max(value.max().exp().item() for value in values.values())
+        if self.dt > _WIDEST_BIN * longest:
+            raise ValueError(
+                f"dt={self.dt:g} s is {self.dt / longest:.3g} times the longest time constant; all "
+                "are in seconds: 1 ms is 1e-3"
+            )
+        if longest > _LONGEST_TAU:
+            warnings.warn(
+                f"a time constant of {longest:g} s is long; all are in seconds: 20 ms is 20e-3",
+                stacklevel=3,
+            )
         if threshold is not None:
             values["threshold"] = _positive("threshold", threshold, "")
         for name, value in values.items():
@@ -660,6 +675,11 @@ def _check_units(layer: EventPropLIF | EventPropLI, events: SpikeEvents) -> None
 def _check_raster(layer: EventPropLIF | EventPropLI, raster: Tensor) -> None:
     if not isinstance(raster, Tensor):
         raise TypeError(f"input must be SpikeEvents or a tensor, got {type(raster).__name__}")
+    if raster.layout != torch.strided:
+        raise TypeError(
+            f"a raster must be dense, got {raster.layout}; call raster.to_dense(), or "
+            "SpikeEvents.from_dense(raster, dt) for spike counts"
+        )
     if raster.ndim != 3 or raster.shape[2] != layer.in_features:
         raise ValueError(
             f"a raster must have shape [T, B, in_features={layer.in_features}], got "

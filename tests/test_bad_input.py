@@ -273,3 +273,24 @@ def test_nothing_is_half_done_after_an_error():
         with pytest.raises(ValueError):
             net(bad)
     assert torch.equal(net(raster()), before)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_times_in_milliseconds_are_noticed(layer):
+    with pytest.raises(ValueError, match=r"dt=1 s is 50 times the longest .* 1 ms is 1e-3"):
+        LAYERS[layer](dt=1)
+    with pytest.warns(UserWarning, match=r"a time constant of 20 s is long; .* 20 ms is 20e-3"):
+        LAYERS[layer](tau_mem=20, tau_syn=5)
+
+
+def test_sparse_rasters_are_named_and_become_events():
+    with pytest.raises(TypeError, match=r"must be dense, got torch.sparse_coo; .*from_dense"):
+        LAYERS["LIF"]()(raster().to_sparse())
+    found, expected = (SpikeEvents.from_dense(x, 1e-3) for x in (raster().to_sparse(), raster()))
+    assert torch.equal(found.times, expected.times) and torch.equal(found.units, expected.units)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.long])
+def test_events_keep_times_in_a_dtype_that_holds_them(dtype):
+    with pytest.raises(TypeError, match=f"times need torch.float32 or .* got {dtype}"):
+        events().to(dtype)

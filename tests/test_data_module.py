@@ -477,6 +477,13 @@ def test_damaged_file_stops_before_training(make, folder):
         make().prepare_data()
 
 
+def test_times_in_milliseconds_are_noticed(make, folder):
+    samples = [(1000 * times.astype(np.float32), units) for times, units in random_samples(24)]
+    write_shd_file(folder / "my_train.h5", samples, time_type=np.float32)
+    with pytest.raises(DataFileError, match=r"events lie before duration=.* times in seconds"):
+        make().setup()
+
+
 def test_files_of_different_classes_are_refused(make, folder):
     import h5py
 
