@@ -62,7 +62,7 @@ class _Raster(torch.autograd.Function):
 
     @staticmethod
     def forward(stamps, bins, units, offsets, last, sample, steps, size):
-        raster = op.raster_of(stamps, bins, units, offsets, steps, size, True)
+        raster = op.raster_of(stamps, bins, units, offsets, steps, size, False)
         return raster, stamps.new_zeros(()).expand(len(offsets) - 1, size)
 
     @staticmethod
@@ -74,9 +74,8 @@ class _Raster(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, worth, end):
         bins, units, offsets, last, sample = ctx.saved_tensors
-        change = op.raster_worth_change(worth, bins, units, offsets, True)
-        units = units[last]
-        change[last] = -worth[-1, sample, units] * was_followed(end[sample, units])
+        change = op.raster_worth_change(worth, bins, units, offsets, False)
+        change[last] *= was_followed(end[sample, units[last]])
         return change, *(None,) * 7
 
 
@@ -198,8 +197,6 @@ def _handed_on(
 ) -> Tensor:
     """The membrane [B, *shape] of the last bin, which remembers its spikes."""
     voltage = spikes.last_voltage.view(len(spikes.last_voltage), *shape)
-    if not voltage.requires_grad:
-        return voltage.clone()
     last, sample, units = of_last
     with torch.no_grad():
         height = drop[units]
@@ -287,11 +284,16 @@ def run_sequence(
         slopes0=slopes0, reset=reset, delayed=delayed, record=trace or count_slope is not None,
         tag=tag, **inputs,
     )  # fmt: skip
-    of_last = _of_last_bin(spikes, steps)
-    out, end = _Raster.apply(
-        spikes.stamps, spikes.bins, spikes.units, spikes.offsets, of_last.place, of_last.sample,
-        steps, size,
-    )  # fmt: skip
+    if spikes.stamps.requires_grad:
+        of_last = _of_last_bin(spikes, steps)
+        out, end = _Raster.apply(
+            spikes.stamps, spikes.bins, spikes.units, spikes.offsets, of_last.place, of_last.sample,
+            steps, size,
+        )  # fmt: skip
+        membrane = _handed_on(spikes, of_last, end, shape, coefficients[3], floors, drop)
+    else:
+        out = op.to_raster(spikes, steps, size, hold=False)
+        membrane = spikes.last_voltage.view(batch, *shape).clone()
     if count_slope is not None and out.requires_grad:
         out = _with_counts(
             out, spikes, voltage0, coefficients, delayed,
@@ -305,7 +307,7 @@ def run_sequence(
     return Sequence(
         out.view(steps, batch, *shape),
         spikes.last_current.view(batch, *shape).clone(),
-        _handed_on(spikes, of_last, end, shape, coefficients[3], floors, drop),
+        membrane,
         spikes.trace.view(steps, batch, *shape) if trace else None,
         LayerRecord(spikes.units, spikes.offsets, size),
     )

@@ -100,6 +100,15 @@ def test_spikes_and_gradients_equal_the_reference(recurrent, taus, floor):
     np.testing.assert_allclose(packed.grad, total, rtol=1e-9, atol=1e-10 * abs(total).max())
 
 
+def of_reference(layer, times, units, spikes, worth):
+    """The reference's gradients of each sample, where spikes are worth so much a second."""
+    ends = spikes.offsets.numpy()
+    return [
+        reference.backward(layer, reference.forward(layer, t, u, DURATION), worth[lo:hi])
+        for t, u, lo, hi in zip(times, units, ends, ends[1:], strict=False)
+    ]
+
+
 def test_states_are_replayed_over_many_segments():
     layer = make_layer(3, strength=0.5)
     times, units, rng = make_events(3, events=900)
@@ -107,11 +116,7 @@ def test_states_are_replayed_over_many_segments():
     _, spikes = run(layer, p, times, units, np.zeros(6))
     worth = rng.normal(0, 1, spikes.times.numel())
     (spikes.times @ torch.tensor(worth)).backward()
-    ends = spikes.offsets.numpy()
-    expected = [
-        reference.backward(layer, reference.forward(layer, t, u, DURATION), worth[lo:hi])
-        for t, u, lo, hi in zip(times, units, ends, ends[1:], strict=False)
-    ]
+    expected = of_reference(layer, times, units, spikes, worth)
     for name in ("tau_mem", "tau_syn"):
         total = sum(getattr(g, name) for g in expected)
         np.testing.assert_allclose(p[name].grad, total, rtol=1e-8, atol=1e-9 * abs(total).max())
@@ -127,11 +132,7 @@ def test_each_sample_keeps_its_states_where_one_before_took_the_room(monkeypatch
     assert 256 < spikes.offsets[1] < 500
     worth = rng.normal(0, 1, spikes.times.numel())
     (spikes.times @ torch.tensor(worth)).backward()
-    ends = spikes.offsets.numpy()
-    expected = [
-        reference.backward(layer, reference.forward(layer, t, u, DURATION), worth[lo:hi])
-        for t, u, lo, hi in zip(times, units, ends, ends[1:], strict=False)
-    ]
+    expected = of_reference(layer, times, units, spikes, worth)
     for name in ("tau_mem", "tau_syn"):
         total = sum(getattr(g, name) for g in expected)
         np.testing.assert_allclose(p[name].grad, total, rtol=1e-8)
