@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules import figures
+from lightning_modules.epochs import validates
 from lightning_modules.loader import BatchKey
 from lightning_modules.media import log_figure, sample_figures
 from lightning_modules.processes import anywhere
@@ -70,7 +71,7 @@ class ProgressBar(RichProgressBar):
             return
         values = trainer.callback_metrics
         shown = ["train/loss", "train/accuracy"]
-        if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0:
+        if validates(trainer):
             shown += ["val/loss", "val/accuracy"]
         line = "  ".join(f"{name} {values[name].item():.3f}" for name in shown if name in values)
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {line}", flush=True)

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.epochs import validates
+
 
 def ease_in(step: int, start: float = 1e-3, growth: float = 1.05) -> float:
     """Factor on the learning rate: ``start`` at step 0, times ``growth`` per step until 1."""
@@ -56,7 +58,7 @@ class HalveOnPlateau(Callback):
         self._hits = torch.zeros_like(self._hits)
         if "val/accuracy" in trainer.callback_metrics:
             # Validation may come every few epochs only; then nothing is new in between.
-            if (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1):
+            if not validates(trainer):
                 return
             accuracy = float(trainer.callback_metrics["val/accuracy"])
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,14 @@ class LayerDiagnostics(NamedTuple):
     counts: Tensor  # [N] spikes of each neuron, summed over the batch
 
 
+def _recorded(model: nn.Module) -> Iterator[tuple[str, nn.Module, LayerRecord]]:
+    """Layers, by name, that have kept a record of their last forward pass."""
+    for name, module in model.named_modules():
+        record = getattr(module, "_record", None)
+        if isinstance(record, LayerRecord):
+            yield name, module, record
+
+
 def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
     """Diagnostics of the EventProp layers of ``model`` whose last forward pass ran on the engine.
 
@@ -52,10 +61,7 @@ def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
     Reading them costs one pass over the spikes of the last batch; nothing is computed until then.
     """
     found = {}
-    for name, module in model.named_modules():
-        record = getattr(module, "_record", None)
-        if not isinstance(record, LayerRecord):
-            continue
+    for name, module, record in _recorded(model):
         counts = record.counts()
         batch = max(record.offsets.numel() - 1, 1)
         jumps = latest_jumps(id(module))
@@ -74,8 +80,4 @@ def guarded_spikes(model: nn.Module) -> int | Tensor:
 
     Nothing is read from the GPU, so that a training loop may sum these over its steps.
     """
-    return sum(
-        latest_guarded(id(module))
-        for module in model.modules()
-        if isinstance(getattr(module, "_record", None), LayerRecord)
-    )
+    return sum(latest_guarded(id(module)) for _, module, _ in _recorded(model))
