@@ -50,6 +50,7 @@ def _in_pieces(kernel: Callable[..., None], values: Tensor, *arguments: Any) -> 
     over_samples(
         lambda lo, hi: kernel(lo * _PIECE, min(hi * _PIECE, total), flat, *arguments),
         np.full(-(-total // _PIECE), _PIECE),
+        per_thread=4,
     )
 
 

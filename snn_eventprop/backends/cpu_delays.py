@@ -218,15 +218,15 @@ def send_earlier(delays, recurrent, begin, bins, units, lo, hi):
 
 
 @inlined
-def take(current, delays, k, row):
-    """Add what arrives in bin k, in this row of the segment."""
-    size = current.shape[0]
+def take(inflow, delays, k, row):
+    """inflow = what arrives in bin k, in this row of the segment."""
+    size = inflow.shape[0]
     for h in range(size):
-        current[_index(h)] += delays.arrivals[_index(row), _index(h)]
+        inflow[_index(h)] = delays.arrivals[_index(row), _index(h)]
     if delays.recurrent.size > 0:
         at = (_index(k) & _index(delays.sent.shape[0] // size - 1)) * _index(size)
         for h in range(size):
-            current[_index(h)] += delays.sent[at + _index(h)]
+            inflow[_index(h)] += delays.sent[at + _index(h)]
             delays.sent[at + _index(h)] = 0
 
 

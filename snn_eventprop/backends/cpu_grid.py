@@ -18,10 +18,11 @@ import numpy as np
 
 from .. import equations
 from . import cpu_delays
-from .by_unit import first_from, sort_by_unit
-from .compile import cache_aligned, copy, equation, grown, inlined, kernel, sum_kernel
+from .by_unit import first_from
+from .compile import cache_aligned, copy, equation, grown, inlined, kernel
 from .compile import index as _index
-from .lanes import exceeding
+from .cpu_blocks import dot, dot_rows, gather, retreat, scale, step, step_and_fire
+from .lanes import WIDE, exceeding, words
 
 RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
 
@@ -40,98 +41,7 @@ SEGMENT = 1024
 PAD = 16
 
 
-@kernel
-def _add_4(total, rows, r0, r1, r2, r3):
-    for j in range(total.shape[0]):
-        h = _index(j)
-        total[h] += (rows[r0, h] + rows[r1, h]) + (rows[r2, h] + rows[r3, h])
-
-
-@kernel
-def _add_4_scaled(total, rows, r0, r1, r2, r3, x0, x1, x2, x3):
-    for j in range(total.shape[0]):
-        h = _index(j)
-        total[h] += (x0 * rows[r0, h] + x1 * rows[r1, h]) + (x2 * rows[r2, h] + x3 * rows[r3, h])
-
-
-@kernel
-def _add_1_scaled(total, rows, r0, x0):
-    for j in range(total.shape[0]):
-        h = _index(j)
-        total[h] += x0 * rows[r0, h]
-
-
-@kernel
-def _add_rows(total, rows, index, values, lo, hi):
-    """total += sum of ``values[e] * rows[index[e]]`` over e in lo..hi.
-
-    Four rows at a time, so that ``total`` is read and written once for four. No values: all one.
-    """
-    one, zero = rows.dtype.type(1), rows.dtype.type(0)
-    weighted = values.shape[0] > 0
-    e = lo
-    while e + 4 <= hi:
-        r0, r1 = _index(index[e]), _index(index[e + 1])
-        r2, r3 = _index(index[e + 2]), _index(index[e + 3])
-        if weighted:
-            _add_4_scaled(
-                total, rows, r0, r1, r2, r3,
-                values[e], values[e + 1], values[e + 2], values[e + 3],
-            )  # fmt: skip
-        else:
-            _add_4(total, rows, r0, r1, r2, r3)
-        e += 4
-    if e + 1 == hi:
-        _add_1_scaled(total, rows, _index(index[e]), values[e] if weighted else one)
-    elif e < hi:  # two or three: the last one counts once, and else nothing
-        last = hi - 1
-        x0 = values[e] if weighted else one
-        x1 = values[e + 1] if weighted else one
-        x2 = zero if last == e + 1 else (values[last] if weighted else one)
-        _add_4_scaled(
-            total, rows, _index(index[e]), _index(index[e + 1]), _index(index[last]),
-            _index(index[last]), x0, x1, x2, zero,
-        )  # fmt: skip
-
-
-@sum_kernel
-def _dot(x, y):
-    total = x.dtype.type(0)
-    for h in range(x.shape[0]):
-        total += x[h] * y[h]
-    return total
-
-
-@sum_kernel
-def _dot_rows(rows, index, lo, hi, x, out):
-    """out[e] = rows[index[e]] . x for e in lo..hi, four rows at a time."""
-    zero = x.dtype.type(0)
-    e = lo
-    while e + 4 <= hi:
-        r0, r1 = _index(index[e]), _index(index[e + 1])
-        r2, r3 = _index(index[e + 2]), _index(index[e + 3])
-        t0, t1, t2, t3 = zero, zero, zero, zero
-        for h in range(rows.shape[1]):
-            t0 += rows[r0, h] * x[h]
-            t1 += rows[r1, h] * x[h]
-            t2 += rows[r2, h] * x[h]
-            t3 += rows[r3, h] * x[h]
-        out[e], out[e + 1], out[e + 2], out[e + 3] = t0, t1, t2, t3
-        e += 4
-    while e < hi:
-        out[e] = _dot(rows[index[e]], x)
-        e += 1
-
-
 # Passes over all neurons.
-
-
-@inlined
-def _advance(current, voltage, drive, s, c, m):
-    """(I, V) after one bin; ``drive`` receives c I of before, from which slopes are read."""
-    for h in range(voltage.shape[0]):
-        drive[h] = c[h] * current[h]
-        current[h], voltage[h] = _flow(current[h], voltage[h], s[h], m[h], c[h])
 
 
 @inlined
@@ -150,15 +60,6 @@ def _product(out, x, y):
 def _add_product(total, x, y):
     for h in range(total.shape[0]):
         total[h] += x[h] * y[h]
-
-
-@inlined
-def _retreat(beta, a, beta_later, a_later, s, c, m):
-    """beta and a of a bin without spikes from those of the next one."""
-    for h in range(a.shape[0]):
-        before = m[h] * a_later[h]
-        a[h] = before
-        beta[h], _ = _adjoint_flow(beta_later[h], before, s[h], m[h], c[h])
 
 
 @inlined
@@ -245,15 +146,18 @@ def _all_stay_below(current, voltage, gain, threshold):
 
 
 @inlined
-def _emit(k, fired, drive, voltage, m, threshold, v_reset, reset, out_bins, out_units, out_slopes):
+def _emit(
+    k, fired, current, voltage, c, m, threshold, v_reset, reset, out_bins, out_units, out_slopes
+):
     """Store the spikes of bin ``k`` and reset their neurons."""
     one = m.dtype.type(1)
-    for j in range(fired.shape[0]):
-        h = fired[j]
+    for i in range(fired.shape[0]):
+        j = _index(i)
+        h = _index(fired[j])
         out_bins[j] = k
         out_units[j] = h
         out_slopes[j] = _crossing_slope(
-            _slope(drive[h], threshold[h], one - m[h]), voltage[h], threshold[h]
+            _slope(c[h] * current[h], threshold[h], one - m[h]), voltage[h], threshold[h]
         )
         if reset == RESET_SUBTRACT:
             voltage[h] -= threshold[h] - v_reset[h]
@@ -265,29 +169,31 @@ def _emit(k, fired, drive, voltage, m, threshold, v_reset, reset, out_bins, out_
 def _forward_samples(
     b, hi, total, steps, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-    last_current, last_voltage, trace, states, delays, table, current, voltage, drive, pending,
-    out_bins, out_units, out_slopes, counts,
+    last_current, last_voltage, trace, states, delays, constants, table,
+    current, voltage, work, marks, senders, fired, out_bins, out_units, out_slopes, counts,
 ):  # fmt: skip
     """Samples ``b..hi``, after ``total`` spikes of those before.
 
     Returns the first sample that is not done, for want of room, and the spikes of those that are.
     """
     size = s.shape[0]
+    one = constants[4]
+    at_once = delays is None
     dense = input_current.size > 0
     record = trace.size > 0
     store = states.size > 0
     is_recurrent = recurrent.size > 0
     may_skip = not dense and not record and _all_finite(gain)
-    no_values = values[:0]
     while b < hi:
         copy(current, current0[b])
         copy(voltage, voltage0[b])
-        num_pending = 0
+        decay = one  # from what ``current`` is to I at the start of the bin
+        num_senders = 0
         if spikes0.size > 0:
             for h in range(size):
                 if spikes0[b, h] != 0:
-                    pending[num_pending] = h
-                    num_pending += 1
+                    senders[num_senders] = h
+                    num_senders += 1
         count = 0
         event, end = offsets[b], offsets[b + 1]
         longest = 0 if delays is None else delays.longest
@@ -298,25 +204,27 @@ def _forward_samples(
         k = 0
         while k < steps:
             if store and k % SEGMENT == 0:
-                copy(states[b, k // SEGMENT, 0], current)
+                scale(states[b, k // SEGMENT, 0], current, decay)
                 copy(states[b, k // SEGMENT, 1], voltage)
-            if may_skip and num_pending == 0 and k > busy:
+            if may_skip and num_senders == 0 and k > busy:
                 target = bins[event] if event < end else steps - 1
                 if store:
                     target = min(target, k - k % SEGMENT + SEGMENT)
                 # The last bin is always stepped, so that its I is known before scaling by s.
                 target = min(target, steps - 1)
-                if target - k >= 2 and _all_stay_below(current, voltage, gain, threshold):
-                    _skip_flow(current, voltage, table, target - k)
-                    k = target
-                    continue
+                if target - k >= 2:
+                    scale(current, current, decay)
+                    decay = one
+                    if _all_stay_below(current, voltage, gain, threshold):
+                        _skip_flow(current, voltage, table, target - k)
+                        k = target
+                        continue
             first = event
             while event < end and bins[event] == k:
                 event += 1
-            if delays is None:
-                if event > first:
-                    _add_rows(current, weight, units, values, first, event)
-            else:
+            inflow = input_current[k, b] if dense else work[:0]
+            if delays is not None:
+                inflow = work
                 if collected != k // SEGMENT:
                     collected = k // SEGMENT
                     begin = collected * SEGMENT
@@ -333,49 +241,65 @@ def _forward_samples(
                 if event > first:
                     busy = max(busy, k + longest)
                 if k <= busy:
-                    cpu_delays.take(current, delays, k, k % SEGMENT)
-            if dense:
-                _add(current, input_current[k, b])
-            if num_pending > 0:
-                if is_recurrent and delays is None:
-                    _add_rows(current, recurrent, pending, no_values, 0, num_pending)
-                if delayed and reset == RESET_ZERO:
-                    for j in range(num_pending):
-                        voltage[pending[j]] = v_reset[pending[j]]
-            if k == steps - 1:
-                copy(last_current[b], current)
-            _advance(current, voltage, drive, s, c, m)
-            if delayed:
-                for j in range(num_pending):
-                    h = pending[j]
+                    cpu_delays.take(work, delays, k, k % SEGMENT)
+                else:
+                    work[:] = 0
+                if dense:
+                    _add(work, input_current[k, b])
+            if delayed and reset == RESET_ZERO:
+                for j in range(num_senders):
+                    voltage[senders[j]] = v_reset[senders[j]]
+            num_fired = step_and_fire(
+                (
+                    current, voltage, constants, decay,
+                    weight, units, values, first, event if at_once else first,
+                    recurrent, senders, num_senders if at_once and is_recurrent else 0, inflow,
+                ),
+                marks, fired,
+            )  # fmt: skip
+            decay = constants[0]
+            if delayed and num_senders > 0 and reset != RESET_ZERO:
+                for j in range(num_senders):
+                    h = senders[j]
                     if reset == RESET_SUBTRACT:
                         voltage[h] -= threshold[h] - v_reset[h]
                     elif reset == RESET_ZERO_ALL:
                         voltage[h] = v_reset[h]
-            num_pending = exceeding(voltage, threshold, pending)
-            if num_pending > 0:
-                if total + count + num_pending > out_bins.shape[0]:
+                num_fired = exceeding(voltage, threshold, fired)
+            if num_fired > 0:
+                if total + count + num_fired > out_bins.shape[0]:
                     return b, total
                 at = total + count
                 _emit(
-                    k, pending[:num_pending], drive, voltage, m, threshold, v_reset,
+                    k, fired[:num_fired], current, voltage, c, m, threshold, v_reset,
                     reset if not delayed else RESET_NONE,
                     out_bins[at:], out_units[at:], out_slopes[at:],
                 )  # fmt: skip
-                count += num_pending
+                count += num_fired
                 if delays is not None:
                     if is_recurrent:
-                        cpu_delays.send(delays, recurrent, k, pending[:num_pending])
+                        cpu_delays.send(delays, recurrent, k, fired[:num_fired])
                         busy = max(busy, k + 1 + longest)
+            senders, fired = fired, senders
+            num_senders = num_fired
             if record:
                 copy(trace[k, b], voltage)
             if k == steps - 1:
+                copy(last_current[b], current)
                 copy(last_voltage[b], voltage)
             k += 1
         counts[b] = count
         total += count
         b += 1
     return b, total
+
+
+def _for_blocks(*constants):
+    """And ones; as numbers, which stay in registers, where all neurons share them."""
+    constants = *constants, np.ones_like(constants[0])
+    if len(constants[0]) and all((values == values[0]).all() for values in constants):
+        return tuple(values[0] for values in constants)
+    return constants
 
 
 def forward(
@@ -405,15 +329,18 @@ def forward(
     spikes = [np.empty(room, kind) for kind in (np.int32, np.int64, s.dtype)]
     counts = np.zeros(len(offsets), np.int64)
     table = _powers(s, c, m)
-    current, voltage, drive = cache_aligned(3, size, s.dtype)
-    pending = np.empty(size + 1, np.int64)  # units that spiked in the previous bin
+    constants = _for_blocks(s, c, m, threshold)
+    current, voltage, work = cache_aligned(3, size, s.dtype)
+    marks = np.empty(words(size), np.uint64)
+    # Units that spiked in the previous bin, and in this one.
+    senders, fired = np.empty((2, WIDE * (len(marks) + 1)), np.int64)
     b, total = lo, 0
     while True:
         b, total = _forward_samples(
             b, hi, total, steps, bins, units, values, offsets, input_current, weight, recurrent,
             s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-            last_current, last_voltage, trace, states, delays, table,
-            current, voltage, drive, pending, *spikes, counts,
+            last_current, last_voltage, trace, states, delays, constants, table,
+            current, voltage, work, marks, senders, fired, *spikes, counts,
         )  # fmt: skip
         if b == hi:
             return *(array[:total] for array in spikes), counts[lo:hi]
@@ -434,29 +361,13 @@ def collect(start, bins, units, slopes, out_bins, out_units, out_slopes, out_sta
 
 
 @kernel
-def _gather(grad_rows, bins, units, values, lo, hi, begin, beta, place, rows, scales):
-    """grad_rows[units[e]] += values[e] * beta[bins[e] - begin] for events lo..hi.
-
-    Sorted by unit, so that each row of the gradient is written once for up to four events.
-    ``place`` [inputs + 1], ``rows`` and ``scales`` [hi - lo] are for work.
-    """
-    inputs = grad_rows.shape[0]
-    sort_by_unit(inputs, bins, units, values, lo, hi, begin, place, rows, scales)
-    used = scales if values.shape[0] > 0 else values
-    first = 0
-    for n in range(inputs):
-        if place[n] > first:
-            _add_rows(grad_rows[n], beta, rows, used, first, place[n])
-            first = place[n]
-
-
-@kernel
 def _worth_of_events(
     grad_values, grad_changes, weight, bins, units, lo, hi, begin, beta, change_of_beta
 ):
     """What one unit of each input event is worth, and how that changes to the next bin."""
     if grad_values.size == 0 and grad_changes.size == 0:
         return
+    size = weight.shape[1]
     e = lo
     while e < hi:
         first = e
@@ -464,38 +375,41 @@ def _worth_of_events(
             e += 1
         row = bins[first] - begin
         if grad_values.size > 0:
-            _dot_rows(weight, units, first, e, beta[row], grad_values)
+            dot_rows(weight, units, first, e, beta[row, :size], grad_values)
         if grad_changes.size > 0:
             _difference(change_of_beta, beta[row + 1], beta[row])
-            _dot_rows(weight, units, first, e, change_of_beta, grad_changes)
+            dot_rows(weight, units, first, e, change_of_beta, grad_changes)
 
 
 @inlined
 def _replay(
     b, begin, end, bins, units, values, offsets, input_current, weight, recurrent,
     s, c, m, threshold, v_reset, reset, delayed, spikes0,
-    states, out_bins, out_units, out_offsets, currents, voltages, state, pending, delays,
+    states, out_bins, out_units, out_offsets, currents, voltages, state, senders, delays,
+    constants,
 ):  # fmt: skip
     """The forward pass of bins begin..end with its spikes known: I and the V that enters each.
 
-    ``state`` [3, H] and ``pending`` [H] are for work.
+    ``state`` [3, H] and ``senders`` [H] are for work.
     """
     size = s.shape[0]
-    no_values = values[:0]
-    current, voltage, drive = state[0], state[1], state[2]
+    current, voltage, work = state[0], state[1], state[2]
+    decay = constants[4]
+    at_once = delays is None
+    dense = input_current.size > 0
     copy(current, states[b, begin // SEGMENT, 0])
     copy(voltage, states[b, begin // SEGMENT, 1])
     event = first_from(bins, offsets[b], offsets[b + 1], begin)
     spike = first_from(out_bins, out_offsets[b], out_offsets[b + 1], begin)
-    num_pending = 0
+    num_senders = 0
     if begin == 0 and spikes0.size > 0:
         for h in range(size):
             if spikes0[b, h] != 0:
-                pending[num_pending] = h
-                num_pending += 1
+                senders[num_senders] = h
+                num_senders += 1
     for e in range(first_from(out_bins, out_offsets[b], spike, begin - 1), spike):
-        pending[num_pending] = out_units[e]
-        num_pending += 1
+        senders[num_senders] = out_units[e]
+        num_senders += 1
     if delays is not None:
         cpu_delays.collect(delays, begin, end, bins, units, values, offsets[b], offsets[b + 1])
         if recurrent.size > 0:
@@ -506,41 +420,43 @@ def _replay(
         first = event
         while event < offsets[b + 1] and bins[event] == k:
             event += 1
-        if delays is None:
-            if event > first:
-                _add_rows(current, weight, units, values, first, event)
-        else:
-            cpu_delays.take(current, delays, k, k - begin)
-        if input_current.size > 0:
-            _add(current, input_current[k, b])
-        if recurrent.size > 0 and delays is None:
-            _add_rows(current, recurrent, pending, no_values, 0, num_pending)
+        inflow = input_current[k, b] if dense else work[:0]
+        if delays is not None:
+            inflow = work
+            cpu_delays.take(work, delays, k, k - begin)
+            if dense:
+                _add(work, input_current[k, b])
         if delayed and reset == RESET_ZERO:
-            for j in range(num_pending):
-                voltage[pending[j]] = v_reset[pending[j]]
-        copy(currents[k - begin], current)
+            for j in range(num_senders):
+                voltage[senders[j]] = v_reset[senders[j]]
         copy(voltages[k - begin], voltage)
-        _advance(current, voltage, drive, s, c, m)
+        step((
+            current, voltage, constants, decay,
+            weight, units, values, first, event if at_once else first,
+            recurrent, senders, num_senders if at_once and recurrent.size > 0 else 0, inflow,
+        ))  # fmt: skip
+        decay = constants[0]
+        copy(currents[k - begin], current)
         if delayed:
-            for j in range(num_pending):
-                h = pending[j]
+            for j in range(num_senders):
+                h = senders[j]
                 if reset == RESET_SUBTRACT:
                     voltage[h] -= threshold[h] - v_reset[h]
                 elif reset == RESET_ZERO_ALL:
                     voltage[h] = v_reset[h]
-        num_pending = 0
+        num_senders = 0
         while spike < out_offsets[b + 1] and out_bins[spike] == k:
             h = out_units[spike]
             if not delayed and reset == RESET_SUBTRACT:
                 voltage[h] -= threshold[h] - v_reset[h]
             elif not delayed and reset != RESET_NONE:
                 voltage[h] = v_reset[h]
-            pending[num_pending] = h
-            num_pending += 1
+            senders[num_senders] = h
+            num_senders += 1
             spike += 1
         if delays is not None:
             if recurrent.size > 0:
-                cpu_delays.send(delays, recurrent, k, pending[:num_pending])
+                cpu_delays.send(delays, recurrent, k, senders[:num_senders])
 
 
 @kernel
@@ -551,7 +467,7 @@ def _backward_samples(
     grad_trace, grad_last_current, grad_last_voltage,
     grad_weight, grad_recurrent, grad_coefficients,
     grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0, delays,
-    table, a, beta, currents, voltages, state, pending, change_of_beta, received,
+    constants, table, a, beta, currents, voltages, state, senders, change_of_beta, received,
     place, rows, scales,
 ):  # fmt: skip
     size = s.shape[0]
@@ -563,6 +479,7 @@ def _backward_samples(
     may_skip = skip and not dense and not traced and not replay
     guarded = 0
     largest = zero
+    grad_threshold = grad_coefficients[3]
     longest = 0 if delays is None else delays.longest
     for b in range(lo, hi):
         if delays is not None:
@@ -583,8 +500,8 @@ def _backward_samples(
                 _replay(
                     b, begin, k + 1, bins, units, values, offsets, input_current,
                     weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
-                    states, out_bins, out_units, out_offsets, currents, voltages, state, pending,
-                    delays,
+                    states, out_bins, out_units, out_offsets, currents, voltages, state, senders,
+                    delays, constants,
                 )  # fmt: skip
             if k == steps - 1:
                 beta[k + 1 - begin : k + 3 + longest - begin] = zero
@@ -614,14 +531,14 @@ def _backward_samples(
                         _add(a[p], grad_last_voltage[b])
                     _retreat_beta(beta[row], beta[row + 1], a[p], s, c, m)
                 else:
-                    _retreat(beta[row], a[p], beta[row + 1], a[q], s, c, m)
+                    retreat(beta, row, a[p], a[q], constants)
                 earliest = spike
                 if is_recurrent and spike >= first_spike and out_bins[spike] == k:
                     while earliest > first_spike and out_bins[earliest - 1] == k:
                         earliest -= 1
                     if delays is None:
                         _difference(change_of_beta, beta[row + 2], beta[row + 1])
-                        _dot_rows(
+                        dot_rows(
                             recurrent, out_units[earliest:], 0, spike + 1 - earliest,
                             change_of_beta, received,
                         )  # fmt: skip
@@ -629,23 +546,24 @@ def _backward_samples(
                         cpu_delays.worth_of_spikes(
                             received, delays, recurrent, out_units, earliest, spike + 1, k
                         )
+                a_p, a_q, b_now, b_next = a[p], a[q], beta[row], beta[row + 1]
                 while spike >= first_spike and out_bins[spike] == k:
-                    n = out_units[spike]
-                    change = worth_change[spike]
+                    e, n = _index(spike), _index(out_units[_index(spike)])
+                    change = worth_change[e]
                     if is_recurrent:
-                        change += received[spike - earliest]
-                    after = a[p, n]
+                        change += received[_index(spike - earliest)]
+                    after = a_p[n]
                     if reset != RESET_NONE:
                         drop = threshold[n] - v_reset[n]
-                        change -= drop * (a[q, n] - after)
-                        grad_coefficients[3, n] -= a[q, n] if delayed else after
-                    steep, acted = _guard(out_slopes[spike], floor[n])
+                        change -= drop * (a_q[n] - after)
+                        grad_threshold[n] -= a_q[n] if delayed else after
+                    steep, acted = _guard(out_slopes[e], floor[n])
                     guarded += acted
                     before = _jump(after, steep, change)
                     largest = max(largest, abs(before - after))
-                    grad_coefficients[3, n] -= before - after
-                    a[p, n] = before + mark_worth[spike]
-                    beta[row, n], _ = _adjoint_flow(beta[row + 1, n], a[p, n], s[n], m[n], c[n])
+                    grad_threshold[n] -= before - after
+                    a_p[n] = before + mark_worth[e]
+                    b_now[n], _ = _adjoint_flow(b_next[n], a_p[n], s[n], m[n], c[n])
                     spike -= 1
                 if k == steps - 1:
                     _add(beta[row], grad_last_current[b])
@@ -662,12 +580,12 @@ def _backward_samples(
                 k -= 1
             if delays is None:
                 if grad_weight.size > 0:
-                    _gather(
+                    gather(
                         grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta,
                         place, rows, scales,
                     )  # fmt: skip
                 if is_recurrent:  # spikes of bin k arrive in bin k + 1
-                    _gather(
+                    gather(
                         grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
                         begin - 1, beta, place, rows, scales,
                     )  # fmt: skip
@@ -691,13 +609,13 @@ def _backward_samples(
             # spike directly is added by ``op.to_raster``.
             for n in range(size):
                 if is_recurrent:
-                    grad_spikes0[b, n] = _dot(recurrent[n], beta[0])
+                    grad_spikes0[b, n] = dot(recurrent, n, beta[0, :size])
                 if spikes0[b, n] == 0:
                     continue
                 worth = zero
                 drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
                 if is_recurrent:
-                    worth += _dot(recurrent[n], beta[1])
+                    worth += dot(recurrent, n, beta[1, :size])
                     _add(grad_recurrent[n], beta[0])
                 if delayed:
                     grad_coefficients[3, n] -= a[0, n]
@@ -752,7 +670,7 @@ def backward(
         grad_trace, grad_last_current, grad_last_voltage,
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
         grad_current0, grad_voltage0, grad_spikes0, delays,
-        _powers(s, c, m),
+        _for_blocks(s, c, m, threshold), _powers(s, c, m),
         cache_aligned(3, size, kind),  # a: row k % 3 holds a[k]
         # beta: row k - begin, begin being the segment's first bin
         cache_aligned(SEGMENT + 2 + longest, size + PAD, kind),

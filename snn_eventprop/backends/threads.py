@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,28 +14,42 @@ import numpy as np
 import torch
 
 _Result = TypeVar("_Result")
+_SMALLEST, _ONE = np.finfo(np.float32).smallest_subnormal, np.float32(1)
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    key = (os.getpid(), threads)  # a forked process has none of its parent's threads
+def _pool(helpers: int) -> ThreadPoolExecutor:
+    key = (os.getpid(), helpers)  # a forked process has none of its parent's threads
     if key not in _pools:
-        # Currents decay to denormal numbers within half a second of silence, and arithmetic on
-        # those is a hundred times slower: these threads flush them to zero.
-        _pools[key] = ThreadPoolExecutor(
-            threads, "snn_eventprop", torch.set_flush_denormal, (True,)
-        )
+        _pools[key] = ThreadPoolExecutor(helpers, "snn_eventprop")
     return _pools[key]
+
+
+@contextlib.contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Denormal numbers are zero in this thread, as long as this lasts.
+
+    Currents decay to denormal numbers within half a second of silence, and arithmetic on those is
+    a hundred times slower.
+    """
+    if _SMALLEST * _ONE == 0:  # already so
+        yield
+        return
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def partition(work: np.ndarray, parts: int) -> list[tuple[int, int]]:
     """Contiguous ranges of samples with about equal sums of ``work``; never an empty range."""
-    total = np.cumsum(work, dtype=np.float64)
-    if len(total) == 0:
+    if len(work) == 0:
         return []
-    targets = total[-1] * np.arange(1, parts) / parts
-    cuts = np.unique(np.concatenate(([0], np.searchsorted(total, targets) + 1, [len(total)])))
-    return [(int(lo), int(hi)) for lo, hi in itertools.pairwise(cuts)]
+    total = np.cumsum(work, dtype=np.float64)
+    ends = total.searchsorted(total[-1] * np.arange(1, parts) / parts) + 1
+    cuts = sorted({0, len(work), *ends.tolist()})
+    return list(itertools.pairwise(cuts))
 
 
 def over_samples(
@@ -47,8 +63,27 @@ def over_samples(
     """
     threads = torch.get_num_threads()
     ranges = partition(work, threads * per_thread)
-    if not ranges:
-        return []
-    pool = _pool(min(threads, len(ranges)))
-    jobs = [pool.submit(run, lo, hi) for lo, hi in ranges]
-    return [job.result() for job in jobs]
+    results: list = [None] * len(ranges)
+    to_do = collections.deque(enumerate(ranges))
+
+    def take_part() -> None:
+        with _flushed_denormals():
+            while to_do:
+                try:
+                    i, (lo, hi) = to_do.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                results[i] = run(lo, hi)
+
+    # The caller works as well: small work is done before another thread has woken up.
+    helpers = min(threads, len(ranges)) - 1
+    helping = [_pool(helpers).submit(take_part) for _ in range(helpers)]
+    try:
+        take_part()
+    finally:
+        to_do.clear()
+        for helper in helping:
+            helper.exception()  # it may still use memory of the caller's
+    for helper in helping:
+        helper.result()
+    return results
