@@ -18,6 +18,7 @@ from .backends.threads import over_samples
 _EDGE = 0.01
 
 _PIECE = 2**14  # times per piece of work
+_LEAST = 2**18  # times that are worth waking another thread
 
 
 def num_bins(duration: float, dt: float) -> int:
@@ -50,7 +51,7 @@ def _in_pieces(kernel: Callable[..., None], values: Tensor, *arguments: Any) -> 
     over_samples(
         lambda lo, hi: kernel(lo * _PIECE, min(hi * _PIECE, total), flat, *arguments),
         np.full(-(-total // _PIECE), _PIECE),
-        per_thread=4,
+        per_thread=4, least=_LEAST,
     )
 
 

@@ -410,7 +410,7 @@ class EventPropLIF(_SpikingNeurons):
         weight: Tensor = self.recurrent_weight
         if not self.recurrent_diagonal:
             weight = weight * (1 - torch.eye(self.out_features, device=weight.device)).to(weight)
-        return weight.t().contiguous()
+        return weight.t()
 
     def forward(self, input: SpikeEvents | Tensor):
         """Spikes out for spikes in: events for events, a raster for a raster."""
@@ -421,7 +421,7 @@ class EventPropLIF(_SpikingNeurons):
             steps = num_bins(input.duration, self.dt)
             events, stamps = _events_on_grid(input, self.dt, steps, self.weight.dtype)
             spikes = self._run_grid(
-                events, steps, self.weight.t().contiguous(), self.out_features,
+                events, steps, self.weight.t(), self.out_features,
                 recurrent=self._recurrent_rows(), event_stamps=stamps, **self._delay_rows(),
             )  # fmt: skip
             return SpikeEvents(
@@ -431,7 +431,7 @@ class EventPropLIF(_SpikingNeurons):
         _check_raster(self, input)
         spikes = self._run_grid(
             op.dense_events(input, self.weight.dtype), input.shape[0],
-            self.weight.t().contiguous(), self.out_features,
+            self.weight.t(), self.out_features,
             recurrent=self._recurrent_rows(), raster=_wanted(input, self.weight.dtype),
             **self._delay_rows(),
         )  # fmt: skip
@@ -452,7 +452,7 @@ class EventPropLIF(_SpikingNeurons):
         floor = self.grazing_guard * threshold.detach() / tau_mem.detach()
         spikes = op_exact.exact_lif(
             events.times, events.units, events.offsets, events.duration,
-            self.weight.t().contiguous(), tau_mem.expand(shape), tau_syn.expand(shape),
+            self.weight.t(), tau_mem.expand(shape), tau_syn.expand(shape),
             threshold, torch.zeros_like(threshold), floor.to(dtype),
             recurrent=self._recurrent_rows(),
             limit=math.ceil(self.max_rate * size * events.duration) + 1000,
@@ -615,7 +615,7 @@ class EventPropLI(_Neurons):
         coefficients = self._coefficients(self.out_features, self.weight.dtype, never)
         zero = torch.zeros_like(coefficients[0]).detach()
         return op.grid_lif(
-            events, steps, self.weight.t().contiguous(), coefficients, zero, zero,
+            events, steps, self.weight.t(), coefficients, zero, zero,
             raster=raster, event_stamps=stamps, reset="none", record=True, tag=id(self),
         ).trace  # fmt: skip
 

@@ -20,10 +20,13 @@ from . import _report
 from ._extras import installed, require
 from ._operator import no_second_derivative, operator, or_zeros
 from .backends import cpu_bins, cpu_delays, cpu_grid
+from .backends.compile import PAD
+from .backends.memory import Workspace
 from .backends.threads import over_samples
 from .delays import LONGEST
 from .discretisation import largest_response
 from .offsets import sample_of_each
+from .rows import in_memory_of, read_rows, sum_rows
 
 RESETS = {
     "none": cpu_grid.RESET_NONE,
@@ -112,6 +115,16 @@ def _prepared_delays(
     return lambda lo, hi: prepared(int(counts[lo:hi].numpy().max(initial=0)))
 
 
+def _weights(
+    weight: Tensor, recurrent: Optional[Tensor], delayed: bool, work: Workspace
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as kernels read them, those of delayed synapses without padding."""
+    pad = 0 if delayed else PAD
+    if recurrent is None:
+        recurrent = weight.new_empty(0, weight.shape[1])
+    return read_rows(weight, work, pad), read_rows(recurrent, work, pad)
+
+
 DIVERGED = "lower the learning rate or clip gradients"
 _BAD_DATA = "look at the data, or at the layers before this one"
 
@@ -167,9 +180,10 @@ def _forward(
     states = _zeros((batch, segments, 2, size), coefficients, keep_states)
     s, c, m, threshold = (row.contiguous() for row in coefficients)
     start = _zeros((batch, size), coefficients)
+    synapses, work = delay is not None or recurrent_delay is not None, Workspace()
     arguments = (
         steps, bins.numpy(), units.numpy(), values.numpy(), offsets.numpy(),
-        _array(input_current, dtype, 3), _array(weight, dtype, 2), _array(recurrent, dtype, 2),
+        _array(input_current, dtype, 3), *_weights(weight, recurrent, synapses, work),
         s.numpy(), c.numpy(), m.numpy(), threshold.numpy(), _array(v_reset, dtype, 1),
         largest_response(s, c, m).numpy(), reset, delayed,
         _array(start if current0 is None else current0, dtype, 2),
@@ -186,6 +200,7 @@ def _forward(
         offsets.diff().numpy() + steps,
         per_thread=4,
     )
+    work.give_back()
     out_offsets = torch.zeros(batch + 1, dtype=torch.int64)
     np.cumsum(np.concatenate([[0], *(part[3] for part in parts)]), out=out_offsets.numpy())
     spikes = int(out_offsets[-1])
@@ -264,15 +279,17 @@ def _backward(
 ]:
     dtype, batch, size = coefficients.dtype, offsets.numel() - 1, coefficients.shape[1]
     s, c, m, threshold = (row.contiguous() for row in coefficients)
+    kind = s.numpy().dtype
     grad_current = _zeros((steps, batch, size), coefficients, want_dense)
     grad_values = _zeros((bins.numel(),), coefficients, want_values)
     grad_changes = _zeros((bins.numel(),), coefficients, want_stamps)
     grad_current0 = _zeros((batch, size), coefficients)
     grad_voltage0 = _zeros((batch, size), coefficients)
     grad_spikes0 = _zeros((batch, size), coefficients, spikes0 is not None)
+    synapses, work = delay is not None or recurrent_delay is not None, Workspace()
     arguments = (
         steps, bins.numpy(), units.numpy(), values.numpy(), offsets.numpy(),
-        _array(input_current, dtype, 3), _array(weight, dtype, 2), _array(recurrent, dtype, 2),
+        _array(input_current, dtype, 3), *_weights(weight, recurrent, synapses, work),
         s.numpy(), c.numpy(), m.numpy(), threshold.numpy(), _array(v_reset, dtype, 1),
         reset, delayed, _array(spikes0, dtype, 2), _array(slopes0, dtype, 2), states.numpy(),
         bool(torch.isfinite(largest_response(s, c, m)).all()),
@@ -291,40 +308,47 @@ def _backward(
         torch.maximum(offsets.diff(), out_offsets.diff()), backward=True,
     )  # fmt: skip
 
-    def run(lo: int, hi: int) -> tuple[list[Tensor], int, float]:
-        synapses = delays(lo, hi)
-        grads = [
-            _zeros(tuple(weight.shape), weight, want_weight and synapses is None),
-            _zeros((size, size), weight, recurrent is not None and synapses is None),
-            _zeros((4, size), weight),
-        ]
-        into = (*(grad.numpy() for grad in grads), *dense, synapses)
-        guarded, largest = cpu_grid.backward(lo, hi, *arguments, *into)
-        if synapses is not None:
-            grads += map(torch.from_numpy, cpu_delays.gradients(synapses))
-        return grads, guarded, largest
-
-    parts = over_samples(run, offsets.diff().numpy() + steps)
-    totals, *others = [grads for grads, _, _ in parts] or [run(0, 0)[0]]
-    for grads in others:
-        for total, grad in zip(totals, grads, strict=True):
-            total += grad
-    _report.record_jumps(
-        tag, sum(p[1] for p in parts), max((float(p[2]) for p in parts), default=0.0)
+    shapes = (
+        (len(weight) if want_weight and not synapses else 0, size + PAD),
+        (size if recurrent is not None and not synapses else 0, size + PAD),
+        (4, size),
     )
-    grad_weight, grad_recurrent, grad_coefficients, *of_delays = totals
-    grad_delay, grad_recurrent_delay = weight.new_empty(0, 0), weight.new_empty(0, 0)
+
+    def run(lo: int, hi: int) -> tuple[list[np.ndarray], tuple[np.ndarray, ...], int, float]:
+        grads = [work.array(*shape, kind, zeros=True) for shape in shapes]
+        learned = delays(lo, hi)
+        into = (*grads, *dense, learned, work)
+        guarded, largest = cpu_grid.backward(lo, hi, *arguments, *into)
+        of_delays = () if learned is None else cpu_delays.gradients(learned)
+        return grads, of_delays, guarded, float(largest)
+
+    parts = over_samples(run, offsets.diff().numpy() + steps) or [run(0, 0)]
+    _report.record_jumps(tag, sum(part[2] for part in parts), max(part[3] for part in parts))
+    by_rows, of_delays = (
+        list(zip(*(part[which] for part in parts), strict=True)) for which in (0, 1)
+    )
+    absent = weight.new_empty(0, 0)
+    grad_weight = grad_recurrent = grad_delay = grad_recurrent_delay = absent
+    if want_weight and not synapses:
+        grad_weight = sum_rows(by_rows[0], weight)
+    if recurrent is not None and not synapses:
+        grad_recurrent = sum_rows(by_rows[1], recurrent)
     if of_delays:
-        by_rows = [grad.t().contiguous() for grad in of_delays]
-        grad_weight = by_rows[0] if want_weight else grad_weight
-        grad_recurrent = by_rows[2]
+        summed = [torch.from_numpy(np.sum(arrays, axis=0)).t() for arrays in of_delays]
+        if want_weight:
+            grad_weight = in_memory_of(weight, summed[0])
         if delay is not None:
-            grad_delay = by_rows[1] * weight
+            grad_delay = in_memory_of(weight, summed[1] * weight)
+        if recurrent is not None:
+            grad_recurrent = in_memory_of(recurrent, summed[2])
         if recurrent is not None and recurrent_delay is not None:
-            grad_recurrent_delay = by_rows[3] * recurrent
+            grad_recurrent_delay = in_memory_of(recurrent, summed[3] * recurrent)
+    grad_coefficients = torch.from_numpy(np.sum(by_rows[2], axis=0))
+    work.give_back()
     return (
-        grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
-        grad_current0, grad_voltage0, grad_spikes0, grad_delay, grad_recurrent_delay,
+        grad_weight, grad_recurrent, grad_coefficients, grad_current,
+        grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
+        grad_delay, grad_recurrent_delay,
     )  # fmt: skip
 
 
@@ -361,9 +385,10 @@ def _(
 ):  # fmt: skip
     batch, size, events = offsets.shape[0] - 1, coefficients.shape[1], bins.shape[0]
     new = coefficients.new_empty
+    absent = new((0, 0))
     return (
-        new(tuple(weight.shape) if want_weight else (0, 0)),
-        new((size, size) if recurrent is not None else (0, 0)),
+        torch.empty_like(weight) if want_weight else absent,
+        absent.clone() if recurrent is None else torch.empty_like(recurrent),
         new((4, size)),
         new((steps, batch, size) if want_dense else (0, 0, 0)),
         new((events,) if want_values else (0,)),
@@ -371,10 +396,10 @@ def _(
         new((batch, size)),
         new((batch, size)),
         new((batch, size) if spikes0 is not None else (0, 0)),
-        new(tuple(weight.shape) if delay is not None else (0, 0)),
-        new(
-            (size, size) if recurrent is not None and recurrent_delay is not None else (0, 0)
-        ),
+        absent.clone() if delay is None else torch.empty_like(weight),
+        absent.clone()
+        if recurrent is None or recurrent_delay is None
+        else torch.empty_like(recurrent),
     )
 
 

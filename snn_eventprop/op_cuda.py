@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import _report, op, op_exact
 from .discretisation import largest_response
+from .rows import in_memory_of
 
 # Partial gradients of deterministic runs take at most this much memory.
 _PARTS_BYTES = 256 * 2**20
@@ -302,14 +303,17 @@ def grid_backward(
         grad_delay, grad_recurrent_delay,
     )  # fmt: skip
     _report.record_jumps(tag, guarded, largest)
+    grad_delay = _total(grad_delay, weight)
+    grad_recurrent_delay = _total(grad_recurrent_delay, recurrent)
     return (
-        _total(grad_weight), _total(grad_recurrent), grad_coefficients.sum(0), grad_current,
-        grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0,
+        _total(grad_weight, weight), _total(grad_recurrent, recurrent),
+        grad_coefficients.sum(0), grad_current, grad_values,
+        grad_changes, grad_current0, grad_voltage0, grad_spikes0,
         # Of a delay, per bin: its weight times the changes that it moved events across.
-        _total(grad_delay) if delay is None else _total(grad_delay) * weight,
-        _total(grad_recurrent_delay)
+        grad_delay if delay is None else weight * grad_delay,
+        grad_recurrent_delay
         if recurrent is None or recurrent_delay is None
-        else _total(grad_recurrent_delay) * recurrent,
+        else recurrent * grad_recurrent_delay,
     )  # fmt: skip
 
 
@@ -323,11 +327,14 @@ def delayed_worth(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor
     return worth
 
 
-def _total(parts: Tensor) -> Tensor:
-    """The sum of partial gradients, in order; an empty tensor stays one."""
-    if len(parts) == 1:
-        return parts[0]
-    return parts.sum(0) if parts.numel() else parts.new_zeros(parts.shape[1:])
+def _total(parts: Tensor, of: Tensor | None) -> Tensor:
+    """The sum of partial gradients, in order, in the memory of what it is the gradient of.
+
+    An empty tensor stays one.
+    """
+    if not parts.numel() or of is None:
+        return parts.new_zeros(parts.shape[1:])
+    return in_memory_of(of, parts[0] if len(parts) == 1 else parts.sum(0))
 
 
 def exact_forward(
@@ -472,9 +479,9 @@ def exact_backward(
     )  # fmt: skip
     _report.record_jumps(tag, guarded, largest)
     return (
-        _total(grad_weight), _total(grad_recurrent), grad_threshold.sum(0),
+        _total(grad_weight, weight), _total(grad_recurrent, recurrent), grad_threshold.sum(0),
         *(
-            op_exact.of_constants(grad.sum(0), tau) if keep else double.new_empty(0)
+            op_exact.of_tau(grad.sum(0), tau) if keep else double.new_empty(0)
             for grad, tau in ((grad_mem, tau_mem), (grad_syn, tau_syn))
         ),
         grad_times,

@@ -16,8 +16,10 @@ from torch import Tensor
 from . import _report
 from ._operator import no_second_derivative, operator, or_zeros
 from .backends import cpu_exact
+from .backends.memory import Workspace
 from .backends.threads import over_samples
 from .op import DIVERGED, check_backend, check_finite
+from .rows import read_rows, sum_rows
 
 
 class ExactSpikes(NamedTuple):
@@ -46,6 +48,10 @@ def rows(recurrent: Optional[Tensor], like: Tensor) -> Tensor:
     return like.new_zeros(1, like.shape[1]) if recurrent is None else recurrent
 
 
+def _weights(weight: Tensor, recurrent: Optional[Tensor], work: Workspace) -> list[np.ndarray]:
+    return [read_rows(given, work, pad=0) for given in (weight, rows(recurrent, weight))]
+
+
 def runaway(name: str, sample: int, limit: int, seconds: float) -> RuntimeError:
     """The error for a sample that spikes without end."""
     return RuntimeError(
@@ -55,7 +61,7 @@ def runaway(name: str, sample: int, limit: int, seconds: float) -> RuntimeError:
     )
 
 
-def of_constants(grad: Tensor, tau: Tensor) -> Tensor:
+def of_tau(grad: Tensor, tau: Tensor) -> Tensor:
     """The gradient of time constants from that of every neuron's own, [H]."""
     return grad if tau.numel() > 1 or grad.numel() == 1 else grad.sum().reshape(tau.shape)
 
@@ -80,16 +86,17 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_finite(DIVERGED, weight=weight, recurrent_weight=recurrent)
     dtype, size = weight.dtype, weight.shape[1]
-    arrays = _numpy(
-        times, units, offsets, weight, rows(recurrent, weight), rates(tau_mem), rates(tau_syn),
-        threshold, v_reset,
+    work = Workspace()
+    arguments = (
+        *_numpy(times, units, offsets), duration, *_weights(weight, recurrent, work),
+        *_numpy(rates(tau_mem), rates(tau_syn), threshold, v_reset), limit, keep,
     )  # fmt: skip
-    arguments = (*arrays[:3], duration, *arrays[3:], limit, keep)
     parts = over_samples(
         lambda lo, hi: cpu_exact.forward(lo, hi, *arguments),
         offsets.diff().numpy() + 1,
         per_thread=4,
     )
+    work.give_back()
     for *_, (sample, seconds) in parts:
         if sample >= 0:
             raise runaway(name, int(sample), limit, seconds)
@@ -154,41 +161,43 @@ def _backward(
     tag: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype, size = weight.dtype, weight.shape[1]
+    kind = grad_out.to(dtype).numpy().dtype
     grad_times = weight.new_zeros(times.shape if want_times else (0,))
-    arguments = _numpy(
-        times, units, offsets, weight, rows(recurrent, weight), rates(tau_mem), rates(tau_syn),
-        threshold, v_reset, floor, out_times, out_units, slopes, out_before, out_offsets,
-        states, places, state_offsets, grad_out.to(dtype), grad_marks.to(dtype),
+    work = Workspace()
+    arguments = (
+        *_numpy(times, units, offsets), *_weights(weight, recurrent, work),
+        *_numpy(
+            rates(tau_mem), rates(tau_syn), threshold, v_reset, floor, out_times, out_units, slopes,
+            out_before, out_offsets, states, places, state_offsets, grad_out.to(dtype),
+            grad_marks.to(dtype),
+        ),
     )  # fmt: skip
-
-    def new_sums() -> list[Tensor]:
-        constants = torch.zeros(2, size if keep else 0, dtype=torch.float64)
-        return [
-            # By shape: zeros_like would take over strides, and kernels write into contiguous rows.
-            *(weight.new_zeros(given.shape) for given in (weight, rows(recurrent, weight))),
-            weight.new_zeros(size), *constants,
-        ]  # fmt: skip
+    recurrent = rows(recurrent, weight)
 
     def run(lo: int, hi: int):
-        sums = new_sums()
-        gradients = _numpy(*sums, grad_times)
-        return sums, cpu_exact.backward(lo, hi, *arguments, *gradients)
+        by_rows = [
+            work.array(len(given), size, kind, zeros=True) for given in (weight, recurrent)
+        ]
+        of_threshold = np.zeros(size, kind)
+        of_constants = np.zeros((2, size if keep else 0))
+        into = (*by_rows, of_threshold, *of_constants, grad_times.numpy())
+        return by_rows, of_threshold, of_constants, *cpu_exact.backward(lo, hi, *arguments, *into)
 
-    parts = over_samples(run, offsets.diff().numpy() + out_offsets.diff().numpy())
-    total = parts[0][0] if parts else new_sums()
-    for sums, _ in parts[1:]:
-        for mine, more in zip(total, sums, strict=True):
-            mine += more
-    _report.record_jumps(
-        tag,
-        sum(guarded for _, (guarded, _) in parts),
-        max((float(largest) for _, (_, largest) in parts), default=0.0),
+    events = offsets.diff().numpy() + out_offsets.diff().numpy()
+    by_rows, of_threshold, of_constants, guarded, largest = zip(
+        *(over_samples(run, events) or [run(0, 0)]), strict=True
     )
-    grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn = total
+    _report.record_jumps(tag, sum(guarded), float(max(largest)))
+    grad_weight, grad_recurrent = (
+        sum_rows(parts, given)
+        for parts, given in zip(zip(*by_rows, strict=True), (weight, recurrent), strict=True)
+    )
+    work.give_back()
+    grad_mem, grad_syn = torch.from_numpy(np.sum(of_constants, axis=0))
     if keep:
-        grad_mem, grad_syn = of_constants(grad_mem, tau_mem), of_constants(grad_syn, tau_syn)
+        grad_mem, grad_syn = of_tau(grad_mem, tau_mem), of_tau(grad_syn, tau_syn)
     return (
-        grad_weight, grad_recurrent, grad_threshold,
+        grad_weight, grad_recurrent, torch.from_numpy(np.sum(of_threshold, axis=0)),
         grad_mem.clone(), grad_syn.clone(), grad_times,
     )  # fmt: skip
 

@@ -107,23 +107,16 @@ sum_kernel = cached(fastmath=_STRICT | {"reassoc"}, **_OPTIONS)
 index = np.uint64
 
 
+# Numbers at the end of each row that nobody uses: rows whose length is a power of two would share
+# few places in the caches.
+PAD = 16
+
+
 def grown(values, used):
     """An array of twice the length that begins with ``values[:used]``."""
     larger = np.empty((2 * len(values), *values.shape[1:]), values.dtype)
     larger[:used] = values[:used]
     return larger
-
-
-def cache_aligned(rows, columns, dtype):
-    """Zeros [rows, columns] that begin on a cache line.
-
-    Rows that straddle cache lines take up to a quarter longer to add. Rows stay aligned where
-    ``columns`` is a multiple of 16.
-    """
-    line = 64 // np.dtype(dtype).itemsize
-    memory = np.zeros(rows * columns + line, dtype)
-    first = (-memory.ctypes.data // memory.itemsize) % line
-    return memory[first : first + rows * columns].reshape(rows, columns)
 
 
 @kernel

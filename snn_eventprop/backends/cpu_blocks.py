@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .. import equations
 from .by_unit import sort_by_unit
-from .compile import equation, inlined, kernel
+from .compile import PAD, equation, inlined, kernel
 from .compile import index as _index
 from .lanes import (
     NARROW,
@@ -206,11 +206,13 @@ def _gather_at(at, width, arguments):
 def gather(out, bins, units, values, lo, hi, begin, beta, place, rows, scales):
     """out[units[e]] += values[e] * beta[bins[e] - begin] for events lo..hi; no values: all one.
 
+    Rows of both are ``PAD`` longer than there are neurons.
+
     Sorted by unit, so that each row of the gradient is written once, and a block of neurons after
     the other, so that beta's stays in the cache.
     ``place`` [inputs + 1], ``rows`` and ``scales`` [hi - lo] are for work.
     """
-    inputs, size = out.shape
+    inputs, size = out.shape[0], out.shape[1] - PAD
     sort_by_unit(inputs, bins, units, values, lo, hi, begin, place, rows, scales)
     used = scales if values.shape[0] > 0 else values
     each_block(_gather_at, size, (out, beta, place, rows, used))

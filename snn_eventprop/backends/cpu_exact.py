@@ -17,10 +17,11 @@ from numba import types
 from numba.extending import overload
 
 from .. import equations
-from .compile import cache_aligned, copy, equation, grown, index, inlined, kernel, sum_kernel
+from .compile import copy, equation, grown, index, inlined, kernel, sum_kernel
 from .crossing import SAME, next_crossing
 from .gaps import coefficients, fill_coefficients
 from .lanes import exceeding
+from .memory import cache_aligned
 
 # Events between two stored states.
 SEGMENT = 256

@@ -19,10 +19,11 @@ import numpy as np
 from .. import equations
 from . import cpu_delays
 from .by_unit import first_from
-from .compile import cache_aligned, copy, equation, grown, inlined, kernel
+from .compile import PAD, copy, equation, grown, inlined, kernel
 from .compile import index as _index
 from .cpu_blocks import dot, dot_rows, gather, retreat, scale, step, step_and_fire
 from .lanes import WIDE, exceeding, words
+from .memory import cache_aligned
 
 RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
 
@@ -35,10 +36,6 @@ _jump = equation(equations.jump)
 
 # Bins between two stored states, from which the backward pass replays the forward one.
 SEGMENT = 1024
-
-# Numbers at the end of each row of beta that nobody uses: rows whose length is a power of two
-# would share few places in the caches.
-PAD = 16
 
 
 # Passes over all neurons.
@@ -367,7 +364,7 @@ def _worth_of_events(
     """What one unit of each input event is worth, and how that changes to the next bin."""
     if grad_values.size == 0 and grad_changes.size == 0:
         return
-    size = weight.shape[1]
+    size = change_of_beta.shape[0]
     e = lo
     while e < hi:
         first = e
@@ -636,6 +633,7 @@ def backward(
     grad_trace, grad_last_current, grad_last_voltage,
     grad_weight, grad_recurrent, grad_coefficients,
     grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0, delays,
+    work,
 ):  # fmt: skip
     """Samples ``lo..hi`` of the adjoint pass; fills the ``grad_*`` arrays that are not empty.
 
@@ -654,6 +652,7 @@ def backward(
         grad_current0, grad_voltage0, grad_spikes0: [B, H].
         delays: None, or memory that holds the gradients of weights, in place of ``grad_weight``
             and ``grad_recurrent``, and of delays.
+        work: a ``Workspace``.
 
     Returns:
         number of guarded slopes, largest absolute jump of a.
@@ -673,7 +672,7 @@ def backward(
         _for_blocks(s, c, m, threshold), _powers(s, c, m),
         cache_aligned(3, size, kind),  # a: row k % 3 holds a[k]
         # beta: row k - begin, begin being the segment's first bin
-        cache_aligned(SEGMENT + 2 + longest, size + PAD, kind),
+        work.array(SEGMENT + 2 + longest, size + PAD, kind, zeros=False),
         np.empty((replayed, size), kind), np.empty((replayed, size), kind),  # (I, V) of a segment
         np.empty((3, size), kind), np.empty(size, np.int64),  # for the replay
         np.empty(size, kind), np.empty(size if recurrent.size else 0, kind),  # worth of spikes

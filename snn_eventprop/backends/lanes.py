@@ -124,6 +124,48 @@ def store_row(typing_context, array, row, at, value):
     return _stored(array, types.void(array, types.uint64, types.uint64, value))
 
 
+@_instruction
+def turn(typing_context, out, out_row, out_at, source, row, at, add):
+    """out[out_row + i, out_at + j] = source[row + j, at + i] for i, j < ``NARROW``; or +=.
+
+    Four times a shuffle of the two halves of 16 rows into pairs of neighbours transposes them.
+    """
+    lanes = _lanes_of(source, 2, types.literal(NARROW))
+    half = NARROW // 2
+
+    def generate(context, builder, signature, arguments):
+        out, out_row, out_at, source, row, at, _ = arguments
+        kinds, bits = signature.args, ir.IntType(32)
+
+        def place(of, array, row, at, number):
+            row = builder.add(row, ir.Constant(row.type, number))
+            return _place(context, builder, kinds[of], array, (row, at), lanes)
+
+        def pairs(first):
+            order = [n for j in range(first, first + half) for n in (j, j + NARROW)]
+            return ir.Constant(ir.VectorType(bits, NARROW), [ir.Constant(bits, n) for n in order])
+
+        align = lanes.dtype.bitwidth // 8
+        rows = [
+            builder.load(place(3, source, row, at, j), align=align) for j in range(NARROW)
+        ]
+        for _ in range(NARROW.bit_length() - 1):
+            rows = [
+                builder.shuffle_vector(low, high, pairs(first))
+                for low, high in zip(rows[:half], rows[half:], strict=True)
+                for first in (0, half)
+            ]
+        for i, value in enumerate(rows):
+            to = place(0, out, out_row, out_at, i)
+            if add.literal_value:
+                value = builder.fadd(builder.load(to, align=align), value)
+            builder.store(value, to, align=align)
+        return context.get_dummy_value()
+
+    number = types.uint64
+    return types.void(out, number, number, source, number, number, add), generate
+
+
 def _spread(number, signature):
     def generate(context, builder, signature, arguments):
         kind = context.get_value_type(signature.return_type)

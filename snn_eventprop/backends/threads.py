@@ -15,6 +15,7 @@ import torch
 
 _Result = TypeVar("_Result")
 _SMALLEST, _ONE = np.finfo(np.float32).smallest_subnormal, np.float32(1)
+_PARALLEL = 2**17  # numbers, enough for torch to use all threads
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
@@ -22,6 +23,10 @@ def _pool(helpers: int) -> ThreadPoolExecutor:
     key = (os.getpid(), helpers)  # a forked process has none of its parent's threads
     if key not in _pools:
         _pools[key] = ThreadPoolExecutor(helpers, "snn_eventprop")
+        # After each of torch's parallel loops its OpenMP threads spin for milliseconds, on cores
+        # that ours need, unless OpenMP knows of more threads than cores. It does after one loop
+        # from a thread of ours.
+        _pools[key].submit(torch.zeros, _PARALLEL).result()
     return _pools[key]
 
 
@@ -53,15 +58,17 @@ def partition(work: np.ndarray, parts: int) -> list[tuple[int, int]]:
 
 
 def over_samples(
-    run: Callable[[int, int], _Result], work: np.ndarray, per_thread: int = 1
+    run: Callable[[int, int], _Result], work: np.ndarray, per_thread: int = 1, least: float = 0
 ) -> list[_Result]:
     """``run(lo, hi)`` for each range of samples, on ``torch.get_num_threads()`` threads.
 
     ``run`` must release the GIL. Results come in sample order, so that whatever is summed over
     them is bitwise repeatable for a fixed thread count. Several ranges ``per_thread`` even out
-    the load where another process slows a core down.
+    the load where another process slows a core down. A thread gets ``least`` work or more.
     """
     threads = torch.get_num_threads()
+    if least > 0:
+        threads = min(threads, max(int(work.sum() / least), 1))
     ranges = partition(work, threads * per_thread)
     results: list = [None] * len(ranges)
     to_do = collections.deque(enumerate(ranges))

@@ -324,7 +324,7 @@ class ExactGradient(torch.nn.Module):
         recurrent = None
         current = self._drive(input_tensor)
         if isinstance(self, _RECURRENT):
-            recurrent = self.recurrent_weights.t().contiguous()
+            recurrent = self.recurrent_weights.t()
         shape = current.shape[1:]
 
         def given(value: Tensor) -> Tensor:

@@ -339,7 +339,7 @@ class ExactGradient(torch.nn.Module):
         recurrent = None
         if "spk" in self._states:
             assert isinstance(self.recurrent, torch.nn.Linear)  # see _stepped
-            recurrent = self.recurrent.weight.t().contiguous()
+            recurrent = self.recurrent.weight.t()
             bias = self.recurrent.bias
             if bias is not None:
                 input_ = input_.plus(bias) if isinstance(input_, LinearDrive) else input_ + bias
