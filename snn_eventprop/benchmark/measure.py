@@ -1,4 +1,4 @@
-"""Methods side by side: one process each, told to take their steps in turn."""
+"""Methods side by side: one process each, told to take steps in turn."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def measure(
 ) -> list[Row]:  # fmt: skip
     """One row per method. A method that fails is skipped, with the reason in its row.
 
-    Each repeat takes one step of every method, in turn: whatever slows the machine for a while
-    slows all of them.
+    In each repeat every method takes its turn, of half a second or one step: whatever slows the
+    machine for a while slows all of them.
     """
     rows = {method: Row(method, case, threads, device) for method in methods}
     for method in methods:
@@ -95,8 +95,8 @@ def measure(
                 setattr(rows[method], name, value)
         for repeat in range(repeats):
             for method in list(running):
-                progress(f"{case}: step {repeat + 1} of {repeats}, {PEERS[method].label}")
-                step = ask(method, "step")
+                progress(f"{case}: turn {repeat + 1} of {repeats}, {PEERS[method].label}")
+                step = ask(method, "turn")
                 if step:
                     rows[method].seconds.append(step["total"])
                     rows[method].forward.append(step["forward"])

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
             "Time and peak memory of one training step (forward, sum-exp loss, backward) of a "
             "recurrent spiking network, for this package and for the peers that are installed; "
             "with --gradients also how far their gradients are from those of continuous time. "
-            "Each method runs in its own process; their steps alternate. Says where a peer wins. "
+            "Each method runs in its own process; they take steps in turn. Says where a peer wins. "
             "Takes minutes: steps of peers take seconds each."
         ),
         epilog=_EXAMPLES,

@@ -5,7 +5,7 @@ Requests and answers are lines of JSON on standard input and output:
     start      import the library and take a step of a tiny network, so that imports, compilation
                and thread pools are no part of what is measured
     build      make input and network of a case, scale the weights, take a step to warm up
-    step       forward, loss, backward once
+    turn       forward, loss, backward, over and over for half a second, at least once
     peak       largest growth of the process since before ``build`` made the input
     gradients  write those of the last step to a file
     epoch      many steps, each with new input and an update of the weights
@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from statistics import median
 from time import perf_counter, process_time
 from typing import Any, TextIO
 
@@ -29,6 +30,7 @@ from .peers import method
 from .peers.base import Network
 
 _TINY = Case(steps=20, hidden=8, batch=2, events=200, spikes=1.0, duration=0.02, inputs=30)
+_TURN = 0.5  # s
 _BATCHES = 4  # different ones in an epoch
 
 
@@ -72,10 +74,15 @@ class Worker:
             "gain": gain, "spikes": spikes, "input_mib": input_mib, "remark": self.network.remark
         }  # fmt: skip
 
-    def step(self) -> dict[str, Any]:
-        before = process_time()
-        forward, total = self.network.step(self.encoded, self.target)
-        return {"forward": forward, "total": total, "processor": process_time() - before}
+    def turn(self) -> dict[str, Any]:
+        """Medians. Steps follow one another, as in training: the first one finds cold caches."""
+        begin, steps = perf_counter(), []
+        while not steps or perf_counter() - begin < _TURN:
+            before = process_time()
+            forward, total = self.network.step(self.encoded, self.target)
+            steps.append((forward, total, process_time() - before))
+        forward, total, processor = map(median, zip(*steps, strict=True))
+        return {"forward": forward, "total": total, "processor": processor}
 
     def peak(self) -> dict[str, Any]:
         on_device = self.network.peak_device_memory()
