@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import snn_eventprop
 from snn_eventprop import discretisation, op
 from snn_eventprop.backends import reference_grid as reference
 
@@ -16,11 +17,15 @@ TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
 
 def make_case(
     seed=0, steps=60, batch=2, inputs=5, size=4, *, recurrent=True, reset="subtract",
-    delayed=False, kind="exponential", density=0.15, dt=1e-3, strength=3.0,
+    delayed=False, kind="exponential", density=0.15, dt=1e-3, strength=3.0, shared=False,
 ):  # fmt: skip
     rng = np.random.default_rng(seed)
-    tau_mem = torch.tensor(rng.uniform(5e-3, 30e-3, size))
-    tau_syn = torch.tensor(rng.uniform(2e-3, 10e-3, size))
+
+    def constants(low, high):
+        drawn = torch.tensor(rng.uniform(low, high, size))
+        return torch.full_like(drawn, drawn[0]) if shared else drawn
+
+    tau_mem, tau_syn = constants(5e-3, 30e-3), constants(2e-3, 10e-3)
     if kind == "exponential":
         s, c, m = discretisation.exponential(tau_mem, tau_syn, dt)
     elif kind == "equal_taus":
@@ -31,7 +36,7 @@ def make_case(
         alpha = torch.exp(-dt / tau_syn) if kind == "synaptic" else torch.zeros(size).double()
         s, c, m = discretisation.snntorch(alpha, torch.exp(-dt / tau_mem))
         strength *= 0.15
-    threshold = torch.tensor(rng.uniform(0.6, 1.2, size))
+    threshold = constants(0.6, 1.2)
     layer = reference.GridLayer(
         weight=rng.normal(strength * 0.5, strength, (inputs, size)),
         s=s.numpy(), c=c.numpy(), m=m.numpy(), threshold=threshold.numpy(),
@@ -43,15 +48,21 @@ def make_case(
     return layer, driven, rng
 
 
-def run_both(layer, driven, rng, floor=0.05, trace=True, marks=True):
+def run_both(layer, driven, rng, floor=0.05, trace=True, marks=True, by_receiver=False):
     steps, batch, _ = driven.shape
     size = len(layer.s)
 
     def leaf(array):
         return torch.tensor(array, dtype=torch.float64, requires_grad=True)
 
-    weight = leaf(layer.weight)
-    recurrent = None if layer.recurrent is None else leaf(layer.recurrent)
+    def rows(array):
+        """As an operator gets it: contiguous, or as the transpose of what a layer holds."""
+        given = leaf(array.T.copy()).t() if by_receiver else leaf(array)
+        given.retain_grad()
+        return given
+
+    weight = rows(layer.weight)
+    recurrent = None if layer.recurrent is None else rows(layer.recurrent)
     coefficients = leaf(np.stack([layer.s, layer.c, layer.m, layer.threshold]))
     raster = leaf(driven)
     current0 = leaf(rng.normal(0, 1, (batch, size)))
@@ -120,6 +131,16 @@ def run_both(layer, driven, rng, floor=0.05, trace=True, marks=True):
 def test_backend_equals_reference(kind, recurrent, reset, delayed):
     case = make_case(kind=kind, recurrent=recurrent, reset=reset, delayed=delayed)
     fired, _ = run_both(*case)
+    assert fired > 10
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own-constants", "shared-constants"])
+@pytest.mark.parametrize("by_receiver", [False, True], ids=["by-sender", "by-receiver"])
+@pytest.mark.parametrize("size", [1, 15, 16, 37, 64, 145])
+def test_kernels_cover_layers_of_any_size(size, by_receiver, shared):
+    """They go by blocks of 64, 16 and single neurons, and transpose blocks of 16 by 16 weights."""
+    case = make_case(size=size, inputs=37, shared=shared, strength=min(3.0, 9 / size**0.5))
+    fired, _ = run_both(*case, by_receiver=by_receiver)
     assert fired > 10
 
 
@@ -246,3 +267,13 @@ def test_events_of_a_raster_are_its_entries_by_sample_bin_and_unit(shape, kind, 
     values = raster[bins, sample, units]
     assert torch.equal(events.values, values[:0] if kind == "spikes" else values)
     assert torch.equal(events.offsets.diff(), torch.bincount(sample, minlength=shape[1]))
+
+
+def test_gradients_lie_in_memory_as_weights_do():
+    """Else autograd copies them, and an optimiser goes through memory in two orders."""
+    layer = snn_eventprop.EventPropLIF(700, 33, recurrent=True)
+    events = snn_eventprop.SpikeEvents.from_dense((torch.rand(50, 2, 700) < 0.02).float(), 1e-3)
+    layer(events).times.sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad.stride() == parameter.stride(), name
+        assert parameter.grad.abs().sum() > 0, name

@@ -35,7 +35,7 @@ _guard = equation(equations.guard)
 _jump = equation(equations.jump)
 
 # Bins between two stored states, from which the backward pass replays the forward one.
-SEGMENT = 1024
+SEGMENT = 512
 
 
 # Passes over all neurons.
@@ -291,10 +291,16 @@ def _forward_samples(
     return b, total
 
 
-def _for_blocks(*constants):
-    """And ones; as numbers, which stay in registers, where all neurons share them."""
+def _for_blocks(learned, *constants):
+    """And ones; as numbers, which stay in registers, where all neurons share them.
+
+    Not where they are ``learned``: they may differ after a step of the optimiser, and kernels
+    would be compiled a second time in the middle of training.
+    """
     constants = *constants, np.ones_like(constants[0])
-    if len(constants[0]) and all((values == values[0]).all() for values in constants):
+    if learned or len(constants[0]) == 0:
+        return constants
+    if all((values == values[0]).all() for values in constants):
         return tuple(values[0] for values in constants)
     return constants
 
@@ -326,7 +332,7 @@ def forward(
     spikes = [np.empty(room, kind) for kind in (np.int32, np.int64, s.dtype)]
     counts = np.zeros(len(offsets), np.int64)
     table = _powers(s, c, m)
-    constants = _for_blocks(s, c, m, threshold)
+    constants = _for_blocks(states.size > 0, s, c, m, threshold)
     current, voltage, work = cache_aligned(3, size, s.dtype)
     marks = np.empty(words(size), np.uint64)
     # Units that spiked in the previous bin, and in this one.
@@ -669,7 +675,7 @@ def backward(
         grad_trace, grad_last_current, grad_last_voltage,
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
         grad_current0, grad_voltage0, grad_spikes0, delays,
-        _for_blocks(s, c, m, threshold), _powers(s, c, m),
+        _for_blocks(states.size > 0, s, c, m, threshold), _powers(s, c, m),
         cache_aligned(3, size, kind),  # a: row k % 3 holds a[k]
         # beta: row k - begin, begin being the segment's first bin
         work.array(SEGMENT + 2 + longest, size + PAD, kind, zeros=False),

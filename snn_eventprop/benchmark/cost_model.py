@@ -105,7 +105,7 @@ def measure(
         with WorkerProcess(threads, "cpu") as worker:
             worker.ask("start", method_name=method, threads=threads, device="cpu")
             built = worker.ask("build", case=asdict(case))
-            seconds = min(worker.ask("step")["processor"] for _ in range(repeats)) / case.batch
+            seconds = min(worker.ask("turn")["processor"] for _ in range(repeats)) / case.batch
             peak = worker.ask("peak")["peak_mib"] * 2**20
             bins = 0 if method == "exact" else case.steps
             load = Load(
