@@ -21,7 +21,8 @@ from .startup import Startup
 
 LEGEND = """\
 One training step: forward, sum-exp loss, backward; ms per sample, median and range over repeats.
-In each repeat the methods take turns of half a second, or one step. Peak memory: {memory}, input included{warm_up}.
+In each repeat the methods take turns of half a second, or one step.
+Peak memory: {memory}, input included{warm_up}.
 Time and memory ratios: snnTorch over the row. Spikes: per hidden neuron and sample, after each
 method's input weights were scaled to {spikes:g}. Input: {events} events per sample over {inputs} \
 channels in {duration:g} s."""

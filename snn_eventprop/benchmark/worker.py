@@ -76,7 +76,8 @@ class Worker:
 
     def turn(self) -> dict[str, Any]:
         """Medians. Steps follow one another, as in training: the first one finds cold caches."""
-        begin, steps = perf_counter(), []
+        begin = perf_counter()
+        steps: list[tuple[float, float, float]] = []
         while not steps or perf_counter() - begin < _TURN:
             before = process_time()
             forward, total = self.network.step(self.encoded, self.target)
