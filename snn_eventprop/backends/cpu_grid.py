@@ -405,8 +405,8 @@ def _replay(
     event = first_from(bins, offsets[b], offsets[b + 1], begin)
     spike = first_from(out_bins, out_offsets[b], out_offsets[b + 1], begin)
     num_senders = 0
-    if begin == 0 and spikes0.size > 0:
-        for h in range(size):
+    if spikes0 is not None:
+        for h in range(size if begin == 0 else 0):
             if spikes0[b, h] != 0:
                 senders[num_senders] = h
                 num_senders += 1
@@ -477,9 +477,8 @@ def _backward_samples(
     zero = s.dtype.type(0)
     dense = grad_current.size > 0
     traced = grad_trace.size > 0
-    replay = states.size > 0
     is_recurrent = recurrent.size > 0
-    may_skip = skip and not dense and not traced and not replay
+    may_skip = skip and not dense and not traced
     guarded = 0
     largest = zero
     grad_threshold = grad_coefficients[3]
@@ -499,7 +498,7 @@ def _backward_samples(
             if k + 1 < steps:
                 for row in range(longest + 1, -1, -1):
                     copy(beta[SEGMENT + row], beta[row])
-            if replay:
+            if states is not None:
                 _replay(
                     b, begin, k + 1, bins, units, values, offsets, input_current,
                     weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
@@ -572,7 +571,7 @@ def _backward_samples(
                     _add(beta[row], grad_last_current[b])
                 if delays is not None:
                     cpu_delays.remember(delays, k, beta, row)
-                if replay:
+                if states is not None:
                     _add_product(grad_coefficients[0], beta[row + 1], currents[row])
                     _add_product(grad_coefficients[1], a[p], currents[row])
                     _add_product(grad_coefficients[2], a[p], voltages[row])
@@ -606,7 +605,7 @@ def _backward_samples(
         for h in range(size):
             grad_current0[b, h] = beta[0, h]
             grad_voltage0[b, h] = m[h] * a[0, h]
-        if spikes0.size > 0:
+        if spikes0 is not None:
             # What spikes of bin -1 are worth in bin 0 belongs to their jump. It goes back through
             # the state as ``snn_eventprop.step`` says; the part of it that the loss pays for the
             # spike directly is added by ``op.to_raster``.
@@ -664,18 +663,22 @@ def backward(
         number of guarded slopes, largest absolute jump of a.
     """
     size, kind = len(s), s.dtype
+    learned = states.size > 0
     longest = 0 if delays is None else delays.longest
-    replayed = SEGMENT if states.size else 0
+    replayed = SEGMENT if learned else 0
     # Events of one kind in one sample.
     most = max(np.diff(counted[lo : hi + 1]).max(initial=0) for counted in (offsets, out_offsets))
     return _backward_samples(
         lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
-        s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
+        s, c, m, threshold, v_reset, reset, delayed,
+        # None: what only some layers need is not compiled for the others.
+        spikes0 if spikes0.size else None, slopes0, states if learned else None,
+        skip and not learned,
         out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
         grad_trace, grad_last_current, grad_last_voltage,
         grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
         grad_current0, grad_voltage0, grad_spikes0, delays,
-        _for_blocks(states.size > 0, s, c, m, threshold), _powers(s, c, m),
+        _for_blocks(learned, s, c, m, threshold), _powers(s, c, m),
         cache_aligned(3, size, kind),  # a: row k % 3 holds a[k]
         # beta: row k - begin, begin being the segment's first bin
         work.array(SEGMENT + 2 + longest, size + PAD, kind, zeros=False),
