@@ -277,3 +277,17 @@ def test_gradients_lie_in_memory_as_weights_do():
     for name, parameter in layer.named_parameters():
         assert parameter.grad.stride() == parameter.stride(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_no_bins_leave_no_gradient_whatever_memory_held_before():
+    layer, driven, rng = make_case(steps=50)
+    run_both(layer, driven, rng)  # leaves its numbers in the memory for work
+    current0 = torch.ones(2, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(layer.weight, requires_grad=True)
+    coefficients = torch.tensor(np.stack([layer.s, layer.c, layer.m, layer.threshold]))
+    zero = torch.zeros(4, dtype=torch.float64)
+    out = op.grid_lif(
+        op.no_events(2, zero), 0, weight, coefficients, zero, zero, current0=current0
+    )
+    out.last_current.sum().backward()
+    assert not current0.grad.any() and not weight.grad.any()

@@ -487,6 +487,7 @@ def _backward_samples(
         if delays is not None:
             cpu_delays.begin_backward(delays)
         a[:] = zero
+        beta[:2] = zero  # for no bins at all
         first_event, first_spike = offsets[b], out_offsets[b]
         event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
         last_event, last_spike = event, spike

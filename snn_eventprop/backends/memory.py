@@ -18,14 +18,16 @@ _KEPT = 128 * 2**20  # bytes that are kept at most
 _LINE = 64
 _NOTHING = np.empty(0, np.uint8)
 _free: list[np.ndarray] = []
+_lock = threading.Lock()
 
 
 def _block(size: int) -> np.ndarray:
     """Bytes that begin on a large page, ``size`` rounded up to whole ones."""
     size = -(-size // _PAGE) * _PAGE
-    for number, block in enumerate(_free):
-        if len(block) >= size:
-            return _free.pop(number)
+    with _lock:
+        for number, block in enumerate(_free):
+            if len(block) >= size:
+                return _free.pop(number)
     memory = mmap.mmap(-1, size + _PAGE)
     with contextlib.suppress(AttributeError, OSError):  # there are none on this system
         memory.madvise(mmap.MADV_HUGEPAGE)
@@ -61,9 +63,10 @@ class Workspace:
 
     def give_back(self) -> None:
         """Keep what was lent for the next passes: nobody needs it any more."""
-        for block in self._blocks:
-            if sum(map(len, _free)) + len(block) <= _KEPT:
-                _free.append(block)
+        with _lock:
+            for block in self._blocks:
+                if sum(map(len, _free)) + len(block) <= _KEPT:
+                    _free.append(block)
         self._blocks, self._rest = [], _NOTHING
 
 
