@@ -22,7 +22,7 @@ from ._operator import no_second_derivative, operator, or_zeros
 from .backends import cpu_bins, cpu_delays, cpu_grid
 from .backends.compile import PAD
 from .backends.memory import Workspace
-from .backends.threads import over_samples
+from .backends.threads import over_samples, share_cores
 from .delays import LONGEST
 from .discretisation import largest_response
 from .offsets import sample_of_each
@@ -195,6 +195,7 @@ def _forward(
         delay, recurrent_delay, weight, recurrent, steps, values,
         offsets.diff(), backward=False,
     )  # fmt: skip
+    share_cores()
     parts = over_samples(
         lambda lo, hi: cpu_grid.forward(lo, hi, *arguments, delays(lo, hi)),
         offsets.diff().numpy() + steps,

@@ -17,7 +17,7 @@ from . import _report
 from ._operator import no_second_derivative, operator, or_zeros
 from .backends import cpu_exact
 from .backends.memory import Workspace
-from .backends.threads import over_samples
+from .backends.threads import over_samples, share_cores
 from .op import DIVERGED, check_backend, check_finite
 from .rows import read_rows, sum_rows
 
@@ -91,6 +91,7 @@ def _forward(
         *_numpy(times, units, offsets), duration, *_weights(weight, recurrent, work),
         *_numpy(rates(tau_mem), rates(tau_syn), threshold, v_reset), limit, keep,
     )  # fmt: skip
+    share_cores()
     parts = over_samples(
         lambda lo, hi: cpu_exact.forward(lo, hi, *arguments),
         offsets.diff().numpy() + 1,

@@ -15,6 +15,7 @@ import torch
 
 _Result = TypeVar("_Result")
 _SMALLEST, _ONE = np.finfo(np.float32).smallest_subnormal, np.float32(1)
+_sharing: set[int] = set()  # processes
 _PARALLEL = 2**17  # numbers, enough for torch to use all threads
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
@@ -23,11 +24,21 @@ def _pool(helpers: int) -> ThreadPoolExecutor:
     key = (os.getpid(), helpers)  # a forked process has none of its parent's threads
     if key not in _pools:
         _pools[key] = ThreadPoolExecutor(helpers, "snn_eventprop")
-        # After each of torch's parallel loops its OpenMP threads spin for milliseconds, on cores
-        # that ours need, unless OpenMP knows of more threads than cores. It does after one loop
-        # from a thread of ours.
-        _pools[key].submit(torch.zeros, _PARALLEL).result()
     return _pools[key]
+
+
+def share_cores() -> None:
+    """For kernels that take milliseconds: keep torch's threads from spinning on their cores.
+
+    After each of torch's parallel loops GNU OpenMP's threads spin for milliseconds, unless it knows
+    of more threads than there are cores. It does after one loop from a thread of ours. (Long loops
+    over many small operations of torch get slower by that, so processes without our layers are
+    left alone.)
+    """
+    helpers = torch.get_num_threads() - 1
+    if helpers > 0 and os.getpid() not in _sharing:
+        _sharing.add(os.getpid())
+        _pool(helpers).submit(torch.zeros, _PARALLEL).result()
 
 
 @contextlib.contextmanager
