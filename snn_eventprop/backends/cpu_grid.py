@@ -48,12 +48,6 @@ def _add(total, x):
 
 
 @inlined
-def _product(out, x, y):
-    for h in range(out.shape[0]):
-        out[h] = x[h] * y[h]
-
-
-@inlined
 def _add_product(total, x, y):
     for h in range(total.shape[0]):
         total[h] += x[h] * y[h]
@@ -527,7 +521,7 @@ def _backward_samples(
                         k = target
                         continue
                 if traced or k == steps - 1:
-                    _product(a[p], m, a[q])
+                    scale(a[p], a[q], m)
                     if traced:
                         _add(a[p], grad_trace[k, b])
                     if k == steps - 1:
