@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from pictures import style
 
-from snn_eventprop import EventPropLIF, SpikeEvents, equations
+from snn_eventprop import EventPropLIF, SpikeEvents
+from snn_eventprop.neurons import lif as equations
 
 TAU_MEM, TAU_SYN, THRESHOLD, DURATION = 20e-3, 5e-3, 1.0, 0.1  # s, s, -, s
 TIMES = [0.010, 0.014, 0.022, 0.040, 0.045, 0.070]  # of input spikes, s

@@ -25,12 +25,12 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from lightning_modules import loggers
-from lightning_modules.comparison import MEASURED, Run, write_report
 from lightning_modules.fit import FitCLI, quiet
-from lightning_modules.jobs import Job, finished
 from lightning_modules.methods import METHODS
-from lightning_modules.report import console
+from lightning_modules.run import loggers
+from lightning_modules.studies.comparison import MEASURED, Run, write_report
+from lightning_modules.studies.jobs import Job, finished
+from lightning_modules.studies.report import console
 
 SOLVERS = ("grid", "exact")
 NAMES = (*SOLVERS, *METHODS[1:])
@@ -123,7 +123,7 @@ def main(args: list[str] | None = None) -> Path:
         print("the exact solver has no delays: gradients are not compared with the exact one")
     elif chosen.similarity:
         options += [
-            "--trainer.callbacks+=lightning_modules.similarity.GradientSimilarity",
+            "--trainer.callbacks+=lightning_modules.studies.similarity.GradientSimilarity",
             f"--trainer.callbacks.every={chosen.similarity}",
         ]
     plan = [(method, seed) for seed in chosen.seeds for method in chosen.methods]

@@ -30,12 +30,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from lightning_modules import loggers, messages
-from lightning_modules.comparison import Run, by_epoch
-from lightning_modules.data import DataFileError, SpokenDigits
+from lightning_modules.data.module import DataFileError, SpokenDigits
 from lightning_modules.fit import FitCLI, quiet
-from lightning_modules.jobs import Job, finished
-from lightning_modules.repeats import spread, spreads, validation_curves, write_summary
+from lightning_modules.run import loggers
+from lightning_modules.run import option_errors as messages
+from lightning_modules.studies.comparison import Run, by_epoch
+from lightning_modules.studies.jobs import Job, finished
+from lightning_modules.studies.repeats import spread, spreads, validation_curves, write_summary
 
 RULE = (
     "epochs: the first at which validation accuracy, averaged over the held-out voices of a seed, "
@@ -121,7 +122,7 @@ def final_job(seed: int, epochs: int, output: Path, options: list[str]) -> Job:
         f"seed {seed}, all voices, {epochs} epochs", output / f"seed_{seed}" / "all",
         [*options, "--seed_everything", str(seed), "--data.val_by", "speaker",
          "--data.val_fraction", "0", "--test", "true",
-         "--trainer.callbacks+=lightning_modules.recipe.StopAfter",
+         "--trainer.callbacks+=lightning_modules.model.recipe.StopAfter",
          f"--trainer.callbacks.epochs={epochs}"],
     )  # fmt: skip
 

@@ -10,16 +10,16 @@ from typing import Literal
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
-from lightning_modules import messages
-from lightning_modules.callbacks import Figures, ProgressBar
-from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.data import SpokenDigits
+from lightning_modules.data.module import SpokenDigits
+from lightning_modules.data.shd_files import DataFileError
 from lightning_modules.fit import quiet
-from lightning_modules.report import console, summary
-from lightning_modules.run_folder import RESULTS, find_checkpoint
-from lightning_modules.shd_files import DataFileError
-from lightning_modules.trained import CheckpointError, load_with_data
-from lightning_modules.whole_files import WriteError, write_json
+from lightning_modules.model.classifier import SpikingClassifier
+from lightning_modules.run import option_errors as messages
+from lightning_modules.run.atomic_files import WriteError, write_json
+from lightning_modules.run.callbacks import Figures, ProgressBar
+from lightning_modules.run.checkpoints import CheckpointError, load_with_data
+from lightning_modules.run.folder import RESULTS, find_checkpoint
+from lightning_modules.studies.report import console, summary
 
 
 def evaluate(

@@ -18,13 +18,13 @@ from pathlib import Path
 import nir
 import torch
 
-from lightning_modules import messages
 from lightning_modules.fit import quiet
-from lightning_modules.network import ReferenceNetwork
-from lightning_modules.run_folder import find_checkpoint
-from lightning_modules.stock_weights import for_norse, for_snntorch
-from lightning_modules.trained import CheckpointError, load_trained
-from lightning_modules.whole_files import WriteError, whole_file
+from lightning_modules.model.network import ReferenceNetwork
+from lightning_modules.model.stock_weights import for_norse, for_snntorch
+from lightning_modules.run import option_errors as messages
+from lightning_modules.run.atomic_files import WriteError, whole_file
+from lightning_modules.run.checkpoints import CheckpointError, load_trained
+from lightning_modules.run.folder import find_checkpoint
 from snn_eventprop import SpikeEvents
 from snn_eventprop.nir import to_nir
 

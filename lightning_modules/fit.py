@@ -20,8 +20,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from lightning_modules import loggers, messages, seeds, wandb_mode
-from lightning_modules.callbacks import (
+from lightning_modules.data.module import SpokenDigits
+from lightning_modules.data.shd_files import DataFileError
+from lightning_modules.model.classifier import SpikingClassifier
+from lightning_modules.run import loggers, wandb_mode
+from lightning_modules.run import option_errors as messages
+from lightning_modules.run.atomic_files import WholeCheckpoints, WriteError, whole_file, write_json
+from lightning_modules.run.callbacks import (
     BEST,
     LAST,
     Figures,
@@ -32,16 +37,13 @@ from lightning_modules.callbacks import (
     WarmUp,
     checkpoints,
 )
-from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.configs_by_name import ConfigAction, config_folder, config_names
-from lightning_modules.data import SpokenDigits
-from lightning_modules.media import Media
-from lightning_modules.processes import shared_run
-from lightning_modules.report import console, memory, summary
-from lightning_modules.run_folder import CHECKPOINTS, CONFIG, RESULTS, resumed
-from lightning_modules.shd_files import DataFileError
-from lightning_modules.trained import CheckpointError, read_checkpoint
-from lightning_modules.whole_files import WholeCheckpoints, WriteError, whole_file, write_json
+from lightning_modules.run.checkpoints import CheckpointError, read_checkpoint
+from lightning_modules.run.configs import ConfigAction, config_folder, config_names
+from lightning_modules.run.folder import CHECKPOINTS, CONFIG, RESULTS, resumed
+from lightning_modules.run.media import Media
+from lightning_modules.run.processes import shared_run
+from lightning_modules.studies import seeds
+from lightning_modules.studies.report import console, memory, summary
 
 
 class FitCLI(LightningCLI):

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from lightning_modules import messages
-from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.data import same_classes
+from lightning_modules.data.loader import BatchKey, EventDataset
+from lightning_modules.data.module import same_classes
+from lightning_modules.data.shd_files import DataFileError
 from lightning_modules.fit import quiet
-from lightning_modules.loader import BatchKey, EventDataset
-from lightning_modules.report import console
-from lightning_modules.run_folder import find_checkpoint
-from lightning_modules.shd_files import DataFileError
-from lightning_modules.trained import CheckpointError, load_with_data
-from lightning_modules.whole_files import WriteError, whole_file
+from lightning_modules.model.classifier import SpikingClassifier
+from lightning_modules.run import option_errors as messages
+from lightning_modules.run.atomic_files import WriteError, whole_file
+from lightning_modules.run.checkpoints import CheckpointError, load_with_data
+from lightning_modules.run.folder import find_checkpoint
+from lightning_modules.studies.report import console
 
 
 def predict(

@@ -32,12 +32,12 @@ from rich.table import Table
 from wandb.sdk.launch.sweeps import utils as agent
 from wandb.sdk.lib.config_util import save_config_file_from_dict
 
-from lightning_modules.comparison import Run
-from lightning_modules.configs_by_name import SWEEPS, config_folder
-from lightning_modules.jobs import FIT, Job, RunFailed, alone, follow
-from lightning_modules.report import console
-from lightning_modules.run_folder import CHECKPOINTS, RESULTS
-from lightning_modules.whole_files import whole_file, write_json
+from lightning_modules.run.atomic_files import whole_file, write_json
+from lightning_modules.run.configs import SWEEPS, config_folder
+from lightning_modules.run.folder import CHECKPOINTS, RESULTS
+from lightning_modules.studies.comparison import Run
+from lightning_modules.studies.jobs import FIT, Job, RunFailed, alone, follow
+from lightning_modules.studies.report import console
 
 PARAMETERS, ENDED = "parameters.yaml", "ended.json"
 SWEEP_ID = "local"

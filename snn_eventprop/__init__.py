@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import diagnostics, op_cuda  # noqa: F401  (op_cuda registers kernels)
+from . import diagnostics
+from .backends.cuda import ops as op_cuda  # noqa: F401  (op_cuda registers kernels)
 from .events import SpikeEvents
-from .layers import EventPropLI, EventPropLIF, EventPropNeuron
-from .register import register
-from .swap import swap, unswap
+from .hosts.register import register
+from .hosts.swap import swap, unswap
+from .layers.layers import EventPropLI, EventPropLIF, EventPropNeuron
 
 __all__ = [
     "EventPropLI",

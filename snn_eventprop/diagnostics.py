@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._report import forget, latest_guarded, latest_jumps
+from .ops._jumps import forget, latest_guarded, latest_jumps
 
 
 class LayerRecord(NamedTuple):

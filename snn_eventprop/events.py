@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._numbers import positive
-from .bins import bin_of, num_bins
-from .offsets import sample_of_each
+from ._checks import positive
+from .ops.bin_times import bin_of, num_bins
+from .ops.packing import sample_of_each
 
 
 def _check_integers(name: str, value: Tensor) -> None:

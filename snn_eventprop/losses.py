@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._numbers import nonnegative, positive
+from ._checks import nonnegative, positive
 from .events import SpikeEvents
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ._numbers import nonnegative, positive
+from ._checks import nonnegative, positive
 
 
 class SpikeCountRegularizer(nn.Module):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from lightning_modules.augment import (
+from lightning_modules.data.augment import (
     Augmentation,
     Blend,
     ChannelJitter,
@@ -18,8 +18,8 @@ from lightning_modules.augment import (
     TimeShift,
     TimeStretch,
 )
-from lightning_modules.embedded import load_twin
-from lightning_modules.packed import SamplePool, SpikeArrays
+from lightning_modules.data.embedded import load_twin
+from lightning_modules.data.packed import SamplePool, SpikeArrays
 from pictures import style
 
 DIGIT, SPEAKERS, CHANNELS, DURATION = "three", (2, 7), 700, 1.0

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_modules.embedded import load_twin
+from lightning_modules.data.embedded import load_twin
 from pictures import style
 
 CHANNELS, DURATION = 700, 1.0  # s

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from lightning_modules import fit
-from lightning_modules.classifier import SpikingClassifier
-from lightning_modules.data import SpokenDigits
-from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents, equations
+from lightning_modules.data.module import SpokenDigits
+from lightning_modules.model.classifier import SpikingClassifier
+from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
 from snn_eventprop.losses import ClassificationLoss
+from snn_eventprop.neurons import lif as equations
 
 OPTIONS = ["--model.network.solver", "exact", "--config", "plain", "--trainer.max_epochs", "30"]
 SMALL = ["--config", "tiny", *OPTIONS[:2], "--data.duration", "0.6", "--trainer.max_epochs", "1"]

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal, get_args
 
-from lightning_modules.network import Network, NetworkOptions
+from lightning_modules.model.network import Network, NetworkOptions
 from snn_eventprop.losses import ClassificationLoss
 
 Method = Literal["eventprop", "snntorch", "norse", "eprop", "eprop-random", "paralif"]
@@ -17,7 +17,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 # module, class
 _WHERE: dict[str, tuple[str, str]] = {
-    "eventprop": ("lightning_modules.network", "EventPropNetwork"),
+    "eventprop": ("lightning_modules.model.network", "EventPropNetwork"),
     "snntorch": ("lightning_modules.methods.snntorch", "SnnTorchNetwork"),
     "norse": ("lightning_modules.methods.norse", "NorseNetwork"),
     "eprop": ("lightning_modules.methods.eprop", "EpropNetwork"),

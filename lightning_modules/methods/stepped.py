@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.network import NetworkOptions, Observation, Outcome, ReferenceNetwork
+from lightning_modules.model.network import NetworkOptions, Observation, Outcome, ReferenceNetwork
 from snn_eventprop import SpikeEvents
 from snn_eventprop.discretisation import exponential
 from snn_eventprop.losses import ClassificationLoss

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._extras import require
-from ..swap import swap
+from ..hosts.swap import swap
 from .calibration import calibrate
 from .cases import TAU_MEM, TAU_SYN, Case, draw_weights
 from .options import positive

@@ -12,7 +12,7 @@ import nir
 import numpy as np
 from torch import Tensor, nn
 
-from ..layers import EventPropLI, EventPropLIF, EventPropNeuron
+from ..layers.layers import EventPropLI, EventPropLIF, EventPropNeuron
 from .trace import SAMPLE, trace
 
 Nodes = dict[str, nir.NIRNode]
@@ -47,7 +47,7 @@ in which ``CubaLIF`` and ``Linear`` form a loop |
         ValueError: operations between layers, or a model whose layers have no output.
     """
     if "norse.torch" in sys.modules:
-        importlib.import_module("snn_eventprop.norse.nir")
+        importlib.import_module("snn_eventprop.hosts.norse.nir")
     calls = trace(model, sample, lambda module: node_of.dispatch(type(module)) is not _no_node)
     if not calls:
         raise ValueError(f"{type(model).__name__} calls no layer that has a node")

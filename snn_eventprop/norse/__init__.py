@@ -25,8 +25,8 @@ from norse.torch import (  # noqa: E402
     LIState,
 )
 
-from .neurons import LIF, LIFCell, LIFRecurrent, LIFRecurrentCell  # noqa: E402
-from .nir import from_nir, to_nir  # noqa: E402
+from ..hosts.norse.neurons import LIF, LIFCell, LIFRecurrent, LIFRecurrentCell  # noqa: E402
+from ..hosts.norse.nir import from_nir, to_nir  # noqa: E402
 
 __all__ = [
     "LI",

@@ -13,6 +13,6 @@ from .._extras import require
 
 require("snntorch", extra="snntorch")
 
-from .neurons import Leaky, RLeaky, RSynaptic, Synaptic  # noqa: E402
+from ..hosts.snntorch.neurons import Leaky, RLeaky, RSynaptic, Synaptic  # noqa: E402
 
 __all__ = ["Leaky", "RLeaky", "RSynaptic", "Synaptic"]

@@ -1,0 +1,1 @@
+"""Spike data: files, packed arrays, batches, augmentation."""

@@ -1,0 +1,1 @@
+"""The reference network, its training step, and the published recipe."""

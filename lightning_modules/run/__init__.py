@@ -1,0 +1,1 @@
+"""One run: its folder, checkpoints, logs, figures and messages."""

@@ -1,0 +1,1 @@
+"""Several runs: seeds, folds, methods, and their reports."""

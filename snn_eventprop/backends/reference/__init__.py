@@ -1,0 +1,1 @@
+"""Both solvers in float64, to be read and compared with."""

@@ -1,0 +1,1 @@
+"""Norse's neurons; imported as ``snn_eventprop.norse``."""

@@ -1,0 +1,1 @@
+"""snnTorch's neurons; imported as ``snn_eventprop.snntorch``."""

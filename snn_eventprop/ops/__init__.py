@@ -1,0 +1,1 @@
+"""PyTorch operators: schemas, shapes for tracing, autograd. Kernels register themselves here."""

@@ -1,0 +1,1 @@
+"""One file for each kind of synapse: how events reach neurons, and gradients come back."""
