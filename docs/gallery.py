@@ -1,10 +1,10 @@
-"""Draw the pictures of the documentation and print the numbers that stand beside them.
+"""Draw the pictures of the documentation and print the numbers beside them.
 
     python docs/gallery.py                  all of them, into docs/
     python docs/gallery.py neurons codes    some
 
-Two of them show a network, which is trained for it first: a few minutes. ``--ckpt_path`` takes one
-that is trained already, with one hidden layer.
+Two of them show a network, which is trained first: a few minutes. ``--ckpt_path`` takes a trained
+one, with one hidden layer, instead.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(everything))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder")
     parser.add_argument("--ckpt_path", type=Path, help="checkpoint of a trained network")
-    parser.add_argument("--small", action="store_true", help="train it for a moment only")
+    parser.add_argument("--small", action="store_true", help="train it only briefly")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(everything)
     if unknown:
         names = ", ".join(everything)
-        parser.error(f"no picture is called {', '.join(unknown)}; there are {names}")
+        parser.error(f"no picture is called {', '.join(unknown)}; choose from {names}")
     trained = cache(lambda: load(options.ckpt_path, options.small))
     for name in options.names or everything:
         with style.style():

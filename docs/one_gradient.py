@@ -65,18 +65,20 @@ def finite_differences(step: float = 1e-5) -> torch.Tensor:
     return torch.stack(slopes)
 
 
-def coefficients(gap: float) -> tuple[float, float, float]:
+def constants(gap: float) -> tuple[float, float, float]:
+    """s, c and m of the flow over ``gap`` seconds."""
     psp = equations.psp_coefficient(gap, TAU_MEM, TAU_SYN)
-    return math.exp(-gap / TAU_SYN), math.exp(-gap / TAU_MEM), psp
+    return math.exp(-gap / TAU_SYN), psp, math.exp(-gap / TAU_MEM)
 
 
 def forward_traces(spikes: list[float]) -> np.ndarray:
-    """Rows t, I, V: the neuron flows from event to event."""
+    """Rows t, I, V, from event to event."""
     marks = sorted([(t, n) for t, n in zip(TIMES, UNITS, strict=True)] + [(t, -1) for t in spikes])
     now, current, voltage, rows = 0.0, 0.0, 0.0, []
     for at, unit in [*marks, (DURATION, None)]:
         for t in np.linspace(now, at, 60):
-            rows.append((t, *equations.flow(current, voltage, *coefficients(t - now))))
+            after, (membrane,) = equations.flow(current, (voltage,), constants(t - now))
+            rows.append((t, after, membrane))
         _, current, voltage = rows[-1]
         now = at
         if unit == -1:
@@ -91,15 +93,16 @@ def adjoint_traces(spikes: list[float], forward: np.ndarray) -> np.ndarray:
     later, b, a, rows = DURATION, 0.0, 0.0, []
     for at in [*reversed(spikes), 0.0]:
         for t in np.linspace(later, at, 200):
-            rows.append((t, *equations.adjoint_flow(b, a, *coefficients(later - t))))
+            before, (membrane,) = equations.adjoint_flow(b, (a,), constants(later - t))
+            rows.append((t, before, membrane))
         _, b, a = rows[-1]
         later = at
         if at > 0:
             current = forward[1][np.searchsorted(forward[0], at)]
             slope = equations.slope(current / TAU_MEM, THRESHOLD, 1 / TAU_MEM)
-            # The loss gains 1 s for each second that the spike moves; so does the reset.
-            change = 1.0 + equations.reset_worth_rate(a, THRESHOLD, 0.0, 1 / TAU_MEM)
-            a = equations.jump(a, slope, change)
+            # dL/dt of the spike: 1 from the loss, and what its reset adds.
+            rate = 1.0 + equations.reset_rate(a, THRESHOLD, 0.0, 1 / TAU_MEM)
+            a = equations.jump(a, slope, rate)
     return np.array(rows).T
 
 
@@ -138,7 +141,7 @@ def _draw_traces(top, middle, spikes: list[float], forward, adjoint) -> None:
             f"$w_{unit + 1}$", (t, -0.5), (3, 0), textcoords="offset points", va="center",
             fontsize=8,
         )  # fmt: skip
-    top.set(ylabel="I, V (threshold = 1)", title="forwards: inputs raise I, V follows and spikes")
+    top.set(ylabel="I, V (threshold = 1)", title="forward: inputs raise I, V follows and spikes")
     top.legend(loc="upper right")
     middle.plot(adjoint[0] * ms, adjoint[2] * ms, color=style.RED, label="a = dL/dV", linewidth=1.8)
     middle.plot(adjoint[0] * ms, adjoint[1] * ms, color=style.ORANGE, label="b = dL/dI")
@@ -146,8 +149,8 @@ def _draw_traces(top, middle, spikes: list[float], forward, adjoint) -> None:
     b = np.interp(TIMES, adjoint[0][::-1], adjoint[1][::-1])
     middle.plot(at_input, b * ms, "ko", ms=4, label="b at input spikes")
     middle.set(
-        xlabel="time (ms)", ylabel="worth (ms of loss)", xlim=(0, DURATION * ms),
-        title="backwards: what a bit more V, or I, at that time would do to the loss",
+        xlabel="time (ms)", ylabel="adjoint (ms)", xlim=(0, DURATION * ms),
+        title="backward: what a little more V, or I, at that time would add to the loss",
     )  # fmt: skip
     middle.legend(loc="lower right")
     for axes in (top, middle):
@@ -161,7 +164,7 @@ def _draw_gradients(axes, ours: list[float], numeric) -> None:
     values = [float(v) * 1e3 for v in numeric]
     axes.bar(places + 0.18, values, 0.34, color=style.LIGHT, label="finite differences")
     axes.set_xticks(places, [f"$w_{n + 1}$" for n in places])
-    axes.set(ylabel="dL/dw (ms)", ylim=(-9.5, 0), title="the gradient, twice")
+    axes.set(ylabel="dL/dw (ms)", ylim=(-9.5, 0), title="the gradient, computed twice")
     axes.legend(loc="lower left")
 
 
@@ -169,7 +172,7 @@ def _draw_errors(axes, errors: list[float], exact_error: float) -> None:
     steps = np.array(STEPS) * 1e3
     axes.loglog(steps, errors, "o-", color=style.PURPLE, label='solver="grid"')
     axes.loglog(steps, steps * errors[-1] / steps[-1], ":", color=style.GREY, label="first order")
-    axes.axhline(exact_error, color=style.GREEN, label='solver="exact", has no time step')
+    axes.axhline(exact_error, color=style.GREEN, label='solver="exact" (no time step)')
     axes.set(
         xlabel="time step of the grid (ms)", ylabel="relative error",
         title="error of the gradient, against finite differences",
@@ -207,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     assert exact_error < 1e-7
     assert np.allclose(by_adjoint(adjoint), numeric, rtol=1e-3)
-    assert errors[-1] < errors[0] / 100, "the error of the grid falls with its step"
+    assert errors[-1] < errors[0] / 100, "the error of the grid shrinks with its step"
     print(f"figure: {path}")
 
 

@@ -1,12 +1,12 @@
 """Train the same network by several methods: ``python -m lightning_modules.compare``.
 
-Every method starts from the same weights and sees the same batches. Each run is a process of its
-own, with its own folder under --output; runs that are complete are not repeated, one that was
-interrupted goes on where it was. At the end (and after each run) the folder holds report.html,
-compare.csv and the figures. Seconds of training include loading, validation and checkpoints, but
-neither compilation nor the comparison of gradients; peak memory includes the latter.
+Every method starts from the same weights and sees the same batches. Each run is a separate process
+with its own folder under --output. Complete runs are not repeated, and an interrupted one is
+resumed. After each run the folder holds report.html, compare.csv and the figures. Training seconds
+include loading, validation and checkpoints, but neither compilation nor the comparison of
+gradients. Peak memory includes that comparison.
 
-A method is a name, with a bin width after an @ where it is not the configured one:
+A method is a name, with a bin width after an @ where it differs from the configured one:
 grid, exact (EventProp); snntorch, norse (surrogate gradients); eprop, eprop-random; paralif.
 Options that are not listed here go to lightning_modules.fit:
 
@@ -23,21 +23,16 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-
-from lightning_modules.fit import FitCLI, quiet
 from lightning_modules.methods import METHODS
-from lightning_modules.run import loggers
-from lightning_modules.studies.comparison import MEASURED, Run, write_report
-from lightning_modules.studies.jobs import Job, finished
-from lightning_modules.studies.report import console
+from lightning_modules.options.early_checks import check
 
-SOLVERS = ("grid", "exact")
-NAMES = (*SOLVERS, *METHODS[1:])
+_PROGRAM = "python -m lightning_modules.compare"
+_SOLVERS = ("grid", "exact")
+_NAMES = (*_SOLVERS, *METHODS[1:])
 
 
 class Entry(NamedTuple):
-    """One method of the comparison, and how fit is told to use it."""
+    """One method of the comparison, and the options with which fit uses it."""
 
     name: str
     label: str
@@ -47,15 +42,15 @@ class Entry(NamedTuple):
 def entry(text: str) -> Entry:
     """The method that ``text`` names: NAME or NAME@DT, DT in s or, with the suffix ms, in ms."""
     name, _, width = text.partition("@")
-    if name not in NAMES:
+    if name not in _NAMES:
         raise argparse.ArgumentTypeError(
-            f"no method {name!r}; there are {', '.join(NAMES)}, each with a bin width after an @ "
+            f"no method {name!r}; there are {', '.join(_NAMES)}, each with a bin width after an @ "
             "if need be (grid@5ms)"
         )
-    method = "eventprop" if name in SOLVERS else name
+    method = "eventprop" if name in _SOLVERS else name
     options = ["--model.method", method]
-    options += ["--model.network.solver", name if name in SOLVERS else "grid"]
-    label = f"EventProp, {name}" if name in SOLVERS else name
+    options += ["--model.network.solver", name if name in _SOLVERS else "grid"]
+    label = f"EventProp, {name}" if name in _SOLVERS else name
     if width:
         try:
             dt = float(width[:-2]) / 1e3 if width.endswith("ms") else float(width)
@@ -73,7 +68,7 @@ def entry(text: str) -> Entry:
 
 def arguments(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m lightning_modules.compare",
+        prog=_PROGRAM,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -92,25 +87,28 @@ def arguments(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )  # fmt: skip
     parser.add_argument(
         "--similarity", type=int, default=1, metavar="EPOCHS",
-        help="epochs between two comparisons of the gradient with the exact one, which networks "
-        "with delays have not; 0: none (default: 1)",
+        help="epochs between two comparisons of the gradient with the exact one, which does not "
+        "exist for networks with delays; 0: none (default: 1)",
     )  # fmt: skip
     return parser.parse_known_args(args)
 
 
-class _Options(FitCLI):
-    """Reads the options as fit does, and makes nothing."""
+def _has_delays(options: list[str]) -> bool:
+    """Whether these options of fit make a network with delays; False if fit refuses them."""
+    from lightning_modules.run.cli import FitCLI
+    from lightning_modules.run.loggers import with_folders
+    from lightning_modules.run.quiet import quiet
 
-    def instantiate_classes(self) -> None:
-        pass
+    class Parsed(FitCLI):
+        """Reads the options as fit does, and makes nothing."""
 
+        def instantiate_classes(self) -> None:
+            pass
 
-def has_delays(options: list[str]) -> bool:
-    """Whether these options of fit make a network with delays; of wrong ones its runs will tell."""
     quiet()
     try:
         with redirect_stderr(io.StringIO()):
-            config = _Options(loggers.with_folders(options)).config
+            config = Parsed(with_folders(options)).config
     except SystemExit:
         return False
     return config.model.network.max_delay is not None
@@ -119,7 +117,16 @@ def has_delays(options: list[str]) -> bool:
 def main(args: list[str] | None = None) -> Path:
     """Run what is missing, write the report, and return its path."""
     chosen, options = arguments(sys.argv[1:] if args is None else args)
-    if chosen.similarity and has_delays(options):
+    check(options, usage=f"{_PROGRAM} [options] [options of fit]")
+    # Torch and Lightning take seconds to import: only now, with options that make sense.
+    from rich.console import Console
+
+    from lightning_modules.run.summary import console
+    from lightning_modules.studies import run_queue
+    from lightning_modules.studies.comparison_report import MEASURED, write_report
+    from lightning_modules.studies.finished_runs import Run
+
+    if chosen.similarity and _has_delays(options):
         print("the exact solver has no delays: gradients are not compared with the exact one")
     elif chosen.similarity:
         options += [
@@ -128,7 +135,7 @@ def main(args: list[str] | None = None) -> Path:
         ]
     plan = [(method, seed) for seed in chosen.seeds for method in chosen.methods]
     jobs = [
-        Job(
+        run_queue.Job(
             f"{method.name}, seed {seed}", chosen.output / method.name / str(seed),
             [*options, *method.options, "--seed_everything", str(seed)],
         )
@@ -136,7 +143,7 @@ def main(args: list[str] | None = None) -> Path:
     ]
     runs: list[Run] = []
     report = chosen.output / "report.html"
-    for (method, seed), (job, results) in zip(plan, finished(jobs), strict=True):
+    for (method, seed), (job, results) in zip(plan, run_queue.finished(jobs), strict=True):
         runs.append(Run(method.label, seed, job.folder, results))
         write_report(runs, chosen.output, options)
     wide = console if console.is_terminal else Console(width=120)

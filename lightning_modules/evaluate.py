@@ -5,21 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
-
-from lightning_modules.data.module import SpokenDigits
-from lightning_modules.data.shd_files import DataFileError
-from lightning_modules.fit import quiet
-from lightning_modules.model.classifier import SpikingClassifier
-from lightning_modules.run import option_errors as messages
+from lightning_modules.data.data_files import DataFileError, check_spike_file, find_files
+from lightning_modules.options.parsers import command
 from lightning_modules.run.atomic_files import WriteError, write_json
-from lightning_modules.run.callbacks import Figures, ProgressBar
-from lightning_modules.run.checkpoints import CheckpointError, load_with_data
 from lightning_modules.run.folder import RESULTS, find_checkpoint
-from lightning_modules.studies.report import console, summary
 
 
 def evaluate(
@@ -34,17 +25,33 @@ def evaluate(
 
     Args:
         ckpt_path: a checkpoint file, or "best" or "last" of the latest run under runs/.
-        root: other test data with the classes of training, in SHD's layout: a file, or a folder
-            with a test file; default: the data of training.
-        output: folder for what is written; default: evaluate/ in the run's folder, and in there,
-            for other data, a folder of their name.
-        accelerator: where to run.
+        root: other test data with the classes of training, in SHD's layout (docs/shd_layout.md):
+            a file, or a folder with a test file; default: the data of training.
+        output: folder for the results; default: evaluate/ in the run's folder, and for other data
+            a folder of their name in it.
+        accelerator: the device to run on.
         devices: processes that share the samples, each on a device of its own.
         transform: the --data.transform of training, where there was one.
     """
-    quiet()
     try:
         checkpoint = find_checkpoint(ckpt_path)
+        if root and Path(root).is_file():
+            check_spike_file(root)
+        elif root:
+            find_files(root, needed=["test"])
+    except (DataFileError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    # Torch and Lightning take seconds to import: only now, with files that are there.
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import Trainer
+
+    from lightning_modules.run.callbacks import Figures, ProgressBar
+    from lightning_modules.run.checkpoints import CheckpointError, load_with_data
+    from lightning_modules.run.quiet import quiet
+    from lightning_modules.run.summary import console, summary
+
+    quiet()
+    try:
         model, data = load_with_data(checkpoint, transform)
         if root:
             data.test_on(root)
@@ -63,7 +70,7 @@ def evaluate(
     try:
         results = dict(trainer.test(model, data, verbose=False)[0])  # which draws the figures
         if root and "test/accuracy_seen" not in results:
-            # No voice in common: numbers of speakers say nothing then, or none are given.
+            # No speaker in common: they have other numbers in these files, or none.
             results.pop("test/accuracy_unseen", None)
         if trainer.is_global_zero:
             write_json(folder / RESULTS, {**results, "checkpoint": str(checkpoint), "root": root})
@@ -75,7 +82,7 @@ def evaluate(
     return results
 
 
-def _check_classes(model: SpikingClassifier, data: SpokenDigits) -> None:
+def _check_classes(model: Any, data: Any) -> None:
     if data.num_classes != model.hparams["num_classes"]:
         raise DataFileError(
             f"the network knows {model.hparams['num_classes']} classes, the data have "
@@ -84,4 +91,4 @@ def _check_classes(model: SpikingClassifier, data: SpokenDigits) -> None:
 
 
 if __name__ == "__main__":
-    messages.command(evaluate, as_positional=False)
+    command(evaluate, as_positional=False)

@@ -1,13 +1,13 @@
 """Write a trained network for snnTorch, for Norse, and as NIR.
 
-snntorch.pt and norse.pt are state dicts of networks made of the two libraries' own parts alone,
-which docs/export.md shows; these spike as the trained network does. network.nir describes the
+snntorch.pt and norse.pt are state dicts for networks of the two libraries' own modules, which
+docs/export.md shows. These networks spike as the trained network does. network.nir describes the
 network by its equations, for every library that reads NIR.
 
-What cannot be exported: methods norse and paralif, whose neurons reset otherwise. Of a network
-trained in continuous time (solver exact) the .pt files hold the network on bins of its dt, as
-solver grid runs it. Not in any file: what is done to the data (--data.delay_copies among it), and
-how the loss makes class scores of the readout.
+Networks trained with methods norse and paralif cannot be exported: their neurons reset differently.
+For a network trained in continuous time (solver exact), the .pt files hold the network on bins of
+its dt, as solver grid runs it. No file holds what is done to the data (such as
+--data.delay_copies), or how the loss turns the readout into class scores.
 """
 
 from __future__ import annotations
@@ -15,46 +15,54 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import nir
-import torch
-
-from lightning_modules.fit import quiet
-from lightning_modules.model.network import ReferenceNetwork
-from lightning_modules.model.stock_weights import for_norse, for_snntorch
-from lightning_modules.run import option_errors as messages
+from lightning_modules.options.parsers import command
 from lightning_modules.run.atomic_files import WriteError, whole_file
-from lightning_modules.run.checkpoints import CheckpointError, load_trained
 from lightning_modules.run.folder import find_checkpoint
-from snn_eventprop import SpikeEvents
-from snn_eventprop.nir import to_nir
 
 # Methods whose neurons take the steps of the grid solver, with its reset.
 _EXPORTED = ("eventprop", "snntorch", "eprop", "eprop-random")
 
 
 def export(ckpt_path: str = "best", output: str | None = None) -> Path:
-    """Write ``snntorch.pt``, ``norse.pt`` and ``network.nir``; what they hold is told above.
+    """Write ``snntorch.pt``, ``norse.pt`` and ``network.nir``; see above for what they hold.
 
     Args:
         ckpt_path: a checkpoint file, or "best" or "last" of the latest run under runs/.
         output: folder for the files; default: export/ in the run's folder.
     """
-    quiet()
     try:
         checkpoint = find_checkpoint(ckpt_path)
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
+    # Torch and Lightning take seconds to import: only now, with a file that is there.
+    import nir
+    import torch
+
+    from lightning_modules.model.host_weights import for_norse, for_snntorch
+    from lightning_modules.run.checkpoints import CheckpointError, load_trained
+    from lightning_modules.run.quiet import quiet
+    from snn_eventprop import SpikeEvents
+    from snn_eventprop.nir import to_nir
+
+    quiet()
+    try:
         model, _ = load_trained(checkpoint)
     except (CheckpointError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     method = model.hparams["method"]
     if method not in _EXPORTED:
         sys.exit(
-            f"error: neurons of method {method} are not those of the files, which hold networks of "
+            f"error: networks of method {method} cannot be exported, only those of "
             f"{', '.join(_EXPORTED)}"
         )
-    network: ReferenceNetwork = model.network
+    network = model.network
     layers = [*network.hidden, network.readout]
     try:
-        graph = to_nir(torch.nn.Sequential(*layers), _silence(layers[0].in_features))
+        # A sample without events shows which layer feeds which.
+        silence = SpikeEvents.from_list(
+            [([], [])], num_units=layers[0].in_features, duration=1e-2
+        )
+        graph = to_nir(torch.nn.Sequential(*layers), silence)
     except TypeError as error:  # a layer with parameters that the files have no place for
         sys.exit(f"error: {error}")
     folder = Path(output) if output else checkpoint.parent.parent / "export"
@@ -71,10 +79,5 @@ def export(ckpt_path: str = "best", output: str | None = None) -> Path:
     return folder
 
 
-def _silence(num_units: int) -> SpikeEvents:
-    """A sample without events, to see which layer feeds which."""
-    return SpikeEvents.from_list([([], [])], num_units=num_units, duration=1e-2)
-
-
 if __name__ == "__main__":
-    messages.command(export, as_positional=False, description=__doc__)
+    command(export, as_positional=False, description=__doc__)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from . import diagnostics
-from .backends.cuda import ops as op_cuda  # noqa: F401  (op_cuda registers kernels)
+from . import backends, diagnostics  # noqa: F401  (backends register their kernels)
 from .events import SpikeEvents
 from .hosts.register import register
 from .hosts.swap import swap, unswap
-from .layers.layers import EventPropLI, EventPropLIF, EventPropNeuron
+from .layers import EventPropALIF, EventPropLI, EventPropLIF, EventPropNeuron
 
 __all__ = [
+    "EventPropALIF",
     "EventPropLI",
     "EventPropLIF",
     "EventPropNeuron",

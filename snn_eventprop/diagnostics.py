@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .ops._jumps import forget, latest_guarded, latest_jumps
-
 
 class LayerRecord(NamedTuple):
     """Spikes of a layer's last forward pass, kept until the next one."""
@@ -17,19 +15,36 @@ class LayerRecord(NamedTuple):
     units: Tensor  # [S]
     offsets: Tensor  # [B + 1]
     size: int
+    probe: Tensor | None = None  # of ``new_probe``
 
     def counts(self) -> Tensor:
         """Spikes of each neuron, summed over the batch, ``[size]``."""
         return torch.bincount(self.units, minlength=self.size)
 
 
+def new_probe(like: Tensor) -> Tensor | None:
+    """A leaf of two numbers whose gradient says what the backward pass met.
+
+    The gradient is the number of slopes that the grazing guard raised, and the largest absolute
+    jump of dL/dV. So diagnostics travel as every gradient does. None in code that torch compiles,
+    where no leaf can be made.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    return torch.zeros(2, dtype=like.dtype, device=like.device, requires_grad=True)
+
+
 def keep_record(module: Any, record: LayerRecord) -> None:
     """Let ``collect`` find what the layer's forward pass did."""
-    if torch.compiler.is_exporting():
-        return
-    if module._record is None and not torch.compiler.is_compiling():
-        forget(id(module))  # of a layer that lived at this address before
-    module._record = record
+    if not torch.compiler.is_exporting():
+        module._record = record
+
+
+def _jumps(record: LayerRecord) -> Tensor:
+    """Number of guarded slopes and largest jump of the record's backward pass; zeros before it."""
+    if record.probe is None or record.probe.grad is None:
+        return torch.zeros(2)
+    return record.probe.grad
 
 
 class LayerDiagnostics(NamedTuple):
@@ -42,12 +57,12 @@ class LayerDiagnostics(NamedTuple):
     counts: Tensor  # [N] spikes of each neuron, summed over the batch
 
 
-def _recorded(model: nn.Module) -> Iterator[tuple[str, nn.Module, LayerRecord]]:
+def _recorded(model: nn.Module) -> Iterator[tuple[str, LayerRecord]]:
     """Layers, by name, that have kept a record of their last forward pass."""
     for name, module in model.named_modules():
         record = getattr(module, "_record", None)
         if isinstance(record, LayerRecord):
-            yield name, module, record
+            yield name, record
 
 
 def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
@@ -58,18 +73,21 @@ def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
     ``LIFRecurrent``, both under ``swap(..., fuse=True)``), but not where they ran step by step or
     without a reset. By module name; of a neuron that ran several sequences, the last one.
 
+    The guard and the jumps are those of a ``backward()`` that reaches leaves;
+    ``torch.autograd.grad`` and compiled code leave them at 0.
+
     Reading them costs one pass over the spikes of the last batch; nothing is computed until then.
     """
     found = {}
-    for name, module, record in _recorded(model):
+    for name, record in _recorded(model):
         counts = record.counts()
         batch = max(record.offsets.numel() - 1, 1)
-        jumps = latest_jumps(id(module))
+        guarded, largest = _jumps(record).tolist()
         found[name] = LayerDiagnostics(
             spikes_per_neuron=counts.sum().item() / (batch * max(record.size, 1)),
             silent_share=(counts == 0).double().mean().item() if record.size else 0.0,
-            guarded=jumps.guarded if jumps else 0,
-            largest_jump=jumps.largest if jumps else 0.0,
+            guarded=int(guarded),
+            largest_jump=largest,
             counts=counts,
         )
     return found
@@ -80,4 +98,7 @@ def guarded_spikes(model: nn.Module) -> int | Tensor:
 
     Nothing is read from the GPU, so that a training loop may sum these over its steps.
     """
-    return sum(latest_guarded(id(module)) for _, module, _ in _recorded(model))
+    return sum(
+        _jumps(record)[:1] if record.units.device.type != "cpu" else int(_jumps(record)[0])
+        for _, record in _recorded(model)
+    )

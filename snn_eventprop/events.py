@@ -1,4 +1,7 @@
-"""``SpikeEvents``: a packed batch of spike trains."""
+"""``SpikeEvents``: a packed batch of spike trains.
+
+Over 400 lines: one class, whose constructors check what people bring.
+"""
 
 from __future__ import annotations
 

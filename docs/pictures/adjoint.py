@@ -1,4 +1,4 @@
-"""adjoint.png: membranes of hidden neurons of a trained network, and the adjoint under them."""
+"""adjoint.png: membranes of hidden neurons of a trained network, and their adjoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pictures.trained import (
 )
 
 NEURONS = 3
-SIZE = 0.25  # of the sample that is shown: larger than a quarter of those the network knows
+SIZE = 0.25  # of the sample shown: a quarter of those that the network knows are smaller
 
 
 def neurons_to_show(trained: Trained, fewest: int = 4, most: int = 9) -> list[int]:
@@ -73,7 +73,7 @@ def picture(trained: Trained) -> style.Picture:
         below.plot(trace.times * 1e3, 1e3 * trace.a, color=style.RED, label="a = dL/dV")
         below.plot(trace.times * 1e3, 1e3 * trace.b, color=style.ORANGE, label="b = dL/dI")
         below.axhline(0, color=style.GREY, linewidth=0.6)
-        below.set(ylabel="worth\n(0.001 of loss)")
+        below.set(ylabel="adjoint\n(0.001 of loss)")
         for axes in (above, below):
             for at in own:
                 axes.axvline(at * 1e3, color=style.LIGHT, linewidth=0.7, zorder=0)

@@ -19,7 +19,7 @@ from lightning_modules.data.augment import (
     TimeStretch,
 )
 from lightning_modules.data.embedded import load_twin
-from lightning_modules.data.packed import SamplePool, SpikeArrays
+from lightning_modules.data.spike_arrays import SamplePool, SpikeArrays
 from pictures import style
 
 DIGIT, SPEAKERS, CHANNELS, DURATION = "three", (2, 7), 700, 1.0
@@ -29,8 +29,8 @@ DETAIL = ((200, 260), (540, 640))
 
 
 class Case(NamedTuple):
-    """An augmentation at the strength of the page, with a seed whose draw is not a small one, and
-    the part of the sample to draw."""
+    """An augmentation at the strength of the page, a seed with a visible effect, and the part of
+    the sample to draw."""
 
     augmentation: Augmentation
     seed: int = 0
@@ -48,7 +48,7 @@ CASES = {
 
 
 def batch() -> SpikeArrays:
-    """Two samples of one class, by two voices; the pool holds these two alone."""
+    """Two samples of one class, by two speakers. The pool holds only these two."""
     packed = load_twin("train")
     label = packed.class_names.index(DIGIT)
     indices = np.array([
@@ -77,7 +77,7 @@ def picture(name: str) -> style.Picture:
     _draw(right, before, "", size, style.LIGHT)
     _draw(right, after, f"after {case.augmentation}", size, style.BLUE)
     if name == "event_dropout":
-        left.set_title("before; in red what will be dropped")
+        left.set_title("before; in red: dropped events")
         _draw(left, _lost(before, after), None, size, style.RED)
     times, channels = case.view
     left.set(xlim=times, ylim=channels, ylabel="channel")
@@ -90,8 +90,8 @@ def blend() -> style.Picture:
     figure = style.new_figure(8.5, 2.7)
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
     one, other, mixed = sample(batch()), sample(batch(), 1), sample(after)
-    _draw(panels[0], one, f"before: '{DIGIT}', voice {SPEAKERS[0]}", 0.3, style.INK)
-    _draw(panels[1], other, f"its partner: voice {SPEAKERS[1]}", 0.3, style.INK)
+    _draw(panels[0], one, f"before: '{DIGIT}', speaker {SPEAKERS[0]}", 0.3, style.INK)
+    _draw(panels[1], other, f"its partner: speaker {SPEAKERS[1]}", 0.3, style.INK)
     _draw(panels[2], mixed, "after Blend", 0.3, style.BLUE)
     panels[0].set(xlim=WHOLE[0], ylim=WHOLE[1], ylabel="channel")
     for axes, shown in zip(panels, (one, other, mixed), strict=True):

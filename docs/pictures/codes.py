@@ -1,4 +1,4 @@
-"""codes.png: the same sample told by spike rates and by spike times."""
+"""codes.png: the same sample as a rate code and as a time code."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def picture() -> style.Picture:
         xlim=(0, 800), ylabel="band (20 channels each)", xlabel="time (ms)", title="the sample"
     )
     bars.barh(range(BANDS), x, height=0.8, color=style.GREEN)
-    bars.set(xlim=(0, 1.02), xlabel="value $x$", title="one number a band")
+    bars.set(xlim=(0, 1.02), xlabel="value $x$", title="one number per band")
     left.plot(rates.times * 1e3, rates.units, "|", color=style.BLUE, markersize=4.5)
     left.set(title=f"rate code: {rates.times.size} spikes")
     right.plot(times.times * 1e3, times.units, "|", color=style.RED, markersize=4.5)

@@ -22,7 +22,7 @@ class Sample(NamedTuple):
 
 
 def sample(name: str, speaker: int = SPEAKER, number: int = 0) -> Sample:
-    """One sample of the embedded training file: ``number`` counts those of class and voice."""
+    """One sample of the embedded training file: ``number`` counts within class and speaker."""
     packed = load_twin("train")
     label = packed.class_names.index(name)
     index = np.flatnonzero((packed.labels == label) & (packed.speakers == speaker))[number]

@@ -1,4 +1,4 @@
-"""raster.png: one spoken digit on its way through a trained network."""
+"""raster.png: one spoken digit in a trained network."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def picture(trained: Trained) -> style.Picture:
 
 
 def _rank(spikes) -> np.ndarray:
-    """[N] the place of each neuron in the order of first spikes; silent ones last."""
+    """[N] the rank of each neuron by its first spike; silent ones last."""
     first = np.full(spikes.num_units, np.inf)
     np.minimum.at(first, spikes.units.numpy(), spikes.times.numpy())
     rank = np.empty(first.size, int)

@@ -1,6 +1,6 @@
-"""Three classical neuron models under current pulses, for the pictures alone.
+"""Three classical neuron models under current pulses, for the pictures only.
 
-Units are those of the papers, which fit together: ms, mV, pA, pF, nS.
+Units are consistent: ms, mV, pA, pF, nS.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Response(NamedTuple):
 class Neuron(Protocol):
     """A system of differential equations for a state whose first entry is the voltage."""
 
-    peak: float  # mV, whose upward crossing is a spike
+    peak: float  # mV; an upward crossing is a spike
 
     def rest(self) -> np.ndarray: ...
 
     def derivative(self, state: np.ndarray, current: float) -> list[float]: ...
 
     def after_spike(self, state: np.ndarray) -> np.ndarray | None:
-        """The state to go on from, or None where the equations make the spike themselves."""
+        """The state after the reset, or None if the equations have spikes of their own."""
         ...
 
 
@@ -108,7 +108,7 @@ class HodgkinHuxley:
     e_sodium: float = 50.0
     e_potassium: float = -77.0
     e_leak: float = -54.387
-    peak: float = 0.0  # nothing happens there but that a spike is counted
+    peak: float = 0.0  # only counts spikes
 
     @staticmethod
     def rates(v: float) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ MODELS = {
     "Izhikevich": (Izhikevich(), style.GREEN),
     "Hodgkin-Huxley": (HodgkinHuxley(), style.RED),
 }
-SPIKE_HEIGHT = 20.0  # mV, to which spikes of the LIF neuron are drawn
+SPIKE_HEIGHT = 20.0  # mV, top of the lines that mark spikes of the LIF neuron
 
 
 def picture() -> style.Picture:
@@ -65,7 +65,7 @@ def picture() -> style.Picture:
 
 
 def _row(name: str, spikes: np.ndarray) -> str:
-    """Spikes from the beginning of each pulse to that of the next; delay of the first one."""
+    """Spikes from the start of each pulse to the start of the next; delay of the first one."""
     cells = []
     for pulse, later in zip(PULSES, [*PULSES[1:], Pulse(DURATION, DURATION, 0)], strict=True):
         mine = spikes[(spikes >= pulse.start) & (spikes < later.start)]

@@ -1,4 +1,4 @@
-"""ann_snn.png: what an artificial and a spiking neuron make of the same inputs and weights."""
+"""ann_snn.png: an artificial and a spiking neuron with the same inputs and weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def inputs() -> SpikeEvents:
     times, units = [], []
     for unit, value in enumerate(VALUES):
         gap = 1 / (RATE * value)
-        # Phases apart: simultaneous inputs would be one event.
+        # Different phases: simultaneous inputs would be one event.
         train = np.arange(gap * (0.3 + 0.2 * unit), DURATION, gap)
         times.extend(train)
         units.extend([unit] * train.size)
@@ -33,7 +33,7 @@ def inputs() -> SpikeEvents:
 
 
 def spiking_neurons(first_weights: Sequence[float] = (WEIGHTS[0],)) -> EventPropLIF:
-    """Neurons that differ in their first weight alone."""
+    """Neurons that differ only in their first weight."""
     neurons = EventPropLIF(
         3, len(first_weights), tau_mem=TAU_MEM, tau_syn=TAU_SYN, solver="exact",
         grazing_guard=0.0, dtype=torch.float64,
@@ -44,7 +44,7 @@ def spiking_neurons(first_weights: Sequence[float] = (WEIGHTS[0],)) -> EventProp
 
 
 def membrane(neuron: EventPropLIF, times: np.ndarray) -> np.ndarray:
-    """V at ``times`` [Q]: what the inputs make of an integrator, less what the resets took."""
+    """V at ``times`` [Q]: an integrator with the same inputs, minus the resets."""
     integrator = EventPropLI(3, 1, tau_mem=TAU_MEM, tau_syn=TAU_SYN, dtype=torch.float64)
     integrator.weight = neuron.weight
     with torch.no_grad():
@@ -62,7 +62,7 @@ def spike_times(first_weights: Sequence[float]) -> list[np.ndarray]:
 
 
 def slopes() -> tuple[np.ndarray, np.ndarray]:
-    """The spike times and, by EventProp, the derivative of each by the first weight, s."""
+    """The spike times, and the derivative of each with respect to the first weight, s."""
     neuron = spiking_neurons()
     spikes = neuron(inputs())
     gradients = [

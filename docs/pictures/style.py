@@ -1,4 +1,4 @@
-"""How the pictures look: one palette that colour-blind readers can tell apart, one file format."""
+"""How the pictures look: one palette for colour-blind readers, one file format."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _STYLE = {
 
 
 class Picture(NamedTuple):
-    """A figure, and the numbers of the page that come with it, as the page prints them."""
+    """A figure, and its numbers as the page prints them."""
 
     figure: Figure
     facts: list[str]
 
 
 def style():
-    """A context in which figures look as they should."""
+    """A context with the style of the pictures."""
     return rc_context(_STYLE)
 
 
@@ -64,7 +64,7 @@ def dots(axes: Axes, times, units, size: float = 0.5, color: str = INK) -> None:
 
 
 def save(figure: Figure, path: Path, dpi: int = 120, colours: int = 128) -> None:
-    """Write a PNG with a palette, a third as large as one in full colour."""
+    """Write a PNG with a palette. It is a third of the size of one in full colour."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     image = Image.open(buffer).convert("RGB")

@@ -1,9 +1,9 @@
-"""A briefly trained network, and the traces of its neurons forwards and backwards.
+"""A briefly trained network, and the traces of its neurons forward and backward.
 
 The backward traces come from the layer's own gradient. By EventProp the gradient of a weight is
-the sum of b = dL/dI of the neuron at the spikes that pass it. So a spike that is put into the
-input at time t, by a unit of its own whose weights are 0, changes nothing and has the gradient
-b(t) of every neuron at once.
+the sum of b = dL/dI of the neuron at the spikes that pass it. An extra input unit whose weights are
+0 and which spikes once, at time t, changes nothing. The gradient of its weights is b(t) of all
+neurons.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_modules import fit
 from lightning_modules.data.module import SpokenDigits
-from lightning_modules.model.classifier import SpikingClassifier
+from lightning_modules.training.classifier import SpikingClassifier
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
 from snn_eventprop.losses import ClassificationLoss
 from snn_eventprop.neurons import lif as equations
@@ -34,26 +34,26 @@ class Trained(NamedTuple):
     readout: EventPropLI
     loss: ClassificationLoss
     class_names: tuple[str, ...]
-    known: list[tuple[SpikeEvents, int]]  # test samples that it knows, by number of events
+    known: list[tuple[SpikeEvents, int]]  # correctly classified test samples, by number of events
     events: SpikeEvents
     label: int
 
     def showing(self, size: float) -> Trained:
-        """With another sample: the smallest known one for ``size`` 0, the largest one for 1."""
+        """With another known sample: the smallest for ``size`` 0, the largest for 1."""
         events, label = self.known[round(size * (len(self.known) - 1))]
         return self._replace(events=events, label=label)
 
 
 def train(folder: str, small: bool = False) -> Path:
-    """Train in ``folder``, with the options above; the last checkpoint."""
+    """Train in ``folder`` with the options above. Returns the last checkpoint."""
     quiet = ["--trainer.enable_progress_bar", "false", "--test", "false", "--run_dir", folder]
     fit.main([*(SMALL if small else OPTIONS), *quiet])
     return Path(folder) / "checkpoints" / "last.ckpt"
 
 
 def load(checkpoint: Path | None = None, small: bool = False) -> Trained:
-    """The network of ``checkpoint``, or a new one, with those samples of the first test batch that
-    it knows (all, if it knows none)."""
+    """The network of ``checkpoint``, or a new one, with the samples of the first test batch that
+    it classifies correctly (all, if there are none)."""
     if checkpoint is None:
         with tempfile.TemporaryDirectory() as folder:
             return load(train(folder, small), small)
@@ -96,8 +96,8 @@ def spikes_of(spikes: SpikeEvents, neuron: int) -> np.ndarray:
 def with_probes(
     trained: Trained, times: np.ndarray, weights: Tensor | None = None
 ) -> tuple[EventPropLIF, SpikeEvents]:
-    """The layer and its input with one more unit for each of ``times`` [Q] (s), which spikes
-    then. ``weights`` [N, Q] of these units: 0 by default."""
+    """The layer and its input with one more unit for each of ``times`` [Q] (s), which spikes at
+    that time. ``weights`` [N, Q] of these units are 0 by default."""
     old, events = trained.hidden, trained.events
     size, inputs = old.weight.shape
     layer = EventPropLIF(
@@ -139,8 +139,8 @@ class Adjoint(NamedTuple):
 def adjoint_of(trained: Trained, neurons: list[int], points: int = 60) -> list[Adjoint]:
     """The adjoint of some neurons over the whole sample.
 
-    Two probes in each gap between a neuron's own spikes give a and b at its end, since there the
-    adjoint flows freely; ``points`` samples of that flow fill the gap.
+    Between a neuron's own spikes the adjoint has no jumps. Two probes in each gap therefore give a
+    and b at its end, and ``points`` samples of the flow fill it.
     """
     spikes, duration = hidden_spikes(trained), trained.events.duration
     marks = [np.array([0.0, *spikes_of(spikes, n), duration]) for n in neurons]
@@ -154,12 +154,13 @@ def adjoint_of(trained: Trained, neurons: list[int], points: int = 60) -> list[A
         first += end.size
         rows = []
         for gap in range(mark.size - 1):
-            constants = tau_mem[neuron], tau_syn[neuron]
-            e_syn, _, psp = _coefficients(mark[gap + 1] - end[0, gap], *constants)
+            taus = tau_mem[neuron], tau_syn[neuron]
+            e_syn, psp, _ = _flow_constants(mark[gap + 1] - end[0, gap], *taus)
             a = (middle[gap] - e_syn * last[gap]) / psp
             for t in np.linspace(mark[gap], mark[gap + 1], points):
-                flow = _coefficients(mark[gap + 1] - t, *constants)
-                rows.append((t, *equations.adjoint_flow(last[gap], a, *flow)))
+                constants = _flow_constants(mark[gap + 1] - t, *taus)
+                current, (voltage,) = equations.adjoint_flow(last[gap], (a,), constants)
+                rows.append((t, current, voltage))
         traces.append(Adjoint(*np.array(rows).T))
     return traces
 
@@ -168,14 +169,15 @@ def _each(value: Tensor, size: int) -> list[float]:
     return value.detach().double().expand(size).tolist()
 
 
-def _coefficients(gap: float, tau_mem: float, tau_syn: float) -> tuple[float, float, float]:
+def _flow_constants(gap: float, tau_mem: float, tau_syn: float) -> tuple[float, float, float]:
+    """s, c and m of the flow over ``gap`` seconds."""
     psp = equations.psp_coefficient(gap, tau_mem, tau_syn)
-    return float(np.exp(-gap / tau_syn)), float(np.exp(-gap / tau_mem)), psp
+    return float(np.exp(-gap / tau_syn)), psp, float(np.exp(-gap / tau_mem))
 
 
 def membrane_of(trained: Trained, neuron: int, times: np.ndarray) -> np.ndarray:
-    """V of one neuron at ``times`` [Q] (s): an integrator's membrane under all spikes that reach
-    it, less what its own resets took."""
+    """V of one neuron at ``times`` [Q] (s): the membrane of an integrator under the same spikes,
+    minus the neuron's own resets."""
     layer, spikes, events = trained.hidden, hidden_spikes(trained), trained.events
     inputs, size = layer.in_features, layer.out_features
     tau_mem, tau_syn = (_each(tau, size)[neuron] for tau in (layer.tau_mem, layer.tau_syn))

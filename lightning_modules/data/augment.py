@@ -2,7 +2,7 @@
 
 Each is a small object, called with a batch (``SpikeArrays``) and a NumPy random generator; it
 returns a new batch and leaves the old one alone. Events that leave the duration or the channels
-are dropped. Written for whole batches, so that they keep the loader's pace.
+are dropped. They work on whole batches, to be as fast as the loader.
 
 Sources: [N25] Nowotny, Turner & Knight, Neuromorphic Computing and Engineering, 2025 (loss shaping
 with EventProp); [C20] Cramer, Stradmann, Schemmel & Zenke, IEEE TNNLS, 2020 (the Heidelberg data
@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 
 from lightning_modules.data import event_kernels
-from lightning_modules.data.packed import SpikeArrays
+from lightning_modules.data.spike_arrays import SpikeArrays
 
 
 class Augmentation:
-    """A random map from batch to batch, of the same samples in the same order."""
+    """A random map from a batch to a batch of the same samples in the same order."""
 
     def __call__(self, events: SpikeArrays, rng: np.random.Generator) -> SpikeArrays:
         raise NotImplementedError
@@ -42,7 +42,7 @@ def _probability(name: str, value: float) -> None:
 
 
 class ChannelShift(Augmentation):
-    """Move all channels of a sample by one random number of channels, another pitch of voice.
+    """Move all channels of a sample by one random number of channels: another pitch of voice.
 
     The shift is uniform on the integers ``-max_shift..max_shift`` [N25: 40].
 
@@ -64,7 +64,7 @@ class Blend(Augmentation):
 
     Both are moved to the mean of their two centres (mean channel, rounded, and mean time), then
     each event of either is taken with probability 1/2. A sample whose class has no other sample
-    or that is silent stays as it is. The label stays; so does the speaker, for book-keeping.
+    or that is silent stays as it is. Label and speaker stay the same.
 
     Args:
         probability: that a sample is blended.
@@ -79,7 +79,7 @@ class Blend(Augmentation):
         if pool is None:
             raise ValueError("Blend draws second samples: give the batch its pool")
         partners = np.full(len(events), -1, np.int64)
-        # Drawn for every sample, so that one sample's class does not change another's luck.
+        # Drawn for every sample, so that the class of one does not change the draws of others.
         lucky = rng.random(len(events)) < self.probability
         draw = rng.random(len(events))
         for b in np.flatnonzero(lucky):
@@ -117,7 +117,7 @@ def _moved(
 
 
 class TimeStretch(Augmentation):
-    """Multiply all times of a sample by one random factor, another pace of speech.
+    """Multiply all times of a sample by one random factor: another pace of speech.
 
     The factor is uniform on ``[1 - max_stretch, 1 + max_stretch]``.
 
@@ -173,7 +173,7 @@ class EventDropout(Augmentation):
 def _jittered(
     events: SpikeArrays, rng: np.random.Generator, time_std: float = 0.0, unit_std: float = 0.0
 ) -> SpikeArrays:
-    """Each event moved by itself."""
+    """Each event moved independently."""
     times, units, offsets = event_kernels.jitter(
         events.times, events.units, events.offsets,
         rng.standard_normal(events.times.size, dtype=np.float32), time_std, unit_std,
@@ -224,7 +224,7 @@ def pool_channels(events: SpikeArrays, size: int) -> SpikeArrays:
 class DelayLine:
     """The input and ``copies`` delayed copies of it, each on channels of its own [N25: 10, 30 ms].
 
-    Not random, and part of the network's input at test time too: unit ``c * num_units + u`` is
+    It is not random and belongs to the network's input in tests too: unit ``c * num_units + u`` is
     channel u, ``c * delay`` late.
 
     Args:

@@ -1,4 +1,4 @@
-"""A cache of packed spike files: reading and verifying HDF5 once is enough."""
+"""A cache of packed spike files, so that HDF5 is read and verified once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.data.packed import PackedSpikes
 from lightning_modules.data.shd_files import read_shd_file
+from lightning_modules.data.spike_arrays import PackedSpikes
 
-_VERSION = 1  # of the packed layout; a change makes old caches unknown
+_VERSION = 1  # of the packed layout; a change invalidates old caches
 
 
 def default_cache_dir() -> Path:
@@ -26,11 +26,11 @@ def default_cache_dir() -> Path:
 def load_packed(
     path: Path, *, channels: int = 700, cache_dir: str | os.PathLike[str] | None = None
 ) -> PackedSpikes:
-    """The packed content of an SHD file, from the cache where that holds this very file.
+    """The samples of a file in SHD's layout (docs/shd_layout.md), from the cache if they are there.
 
-    A file is known by its place, size and time of change. A damaged cache (every array carries a
-    checksum) is built again; where the cache folder cannot be written, a warning says so and the
-    data stay in memory only.
+    A file is recognised by its path, size and modification time. A damaged cache is built again
+    (every array has a checksum). If the cache folder cannot be written, a warning says so and the
+    data stay in memory.
     """
     folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
     cached = folder / _cache_name(path, channels)

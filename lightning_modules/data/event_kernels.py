@@ -1,4 +1,4 @@
-"""Compiled passes over packed spike trains: gather, tidy, thin out, delay.
+"""Compiled passes over packed spike trains: gather, sort, thin out, delay.
 
 Every function works on arrays as in ``SpikeArrays``: ``times`` [S] float32 (s), ``units`` [S]
 int64, ``offsets`` [B + 1] int64. They run on one thread and release the GIL, so that they are safe
@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from snn_eventprop.backends.cpu.compile import index as _index  # unsigned
-from snn_eventprop.ops.bin_times import _EDGE  # an event at t belongs to bin floor(t / dt + _EDGE)
+from snn_eventprop.ops.bin_times import EDGE  # an event at t is in bin floor(t / dt + EDGE)
 
 _jit = njit(nogil=True, cache=True)
 
@@ -53,7 +53,7 @@ def move(times, units, offsets, stretch, delay, shift, num_units, duration):
             k = _index(j)
             t = times[k] * factor + late
             u = units[k] + up
-            # Without a branch: an event that does not count is overwritten by the next.
+            # Without a branch: a dropped event is overwritten by the next.
             out_times[at] = t
             out_units[at] = u
             # Unsigned, a negative unit is a large one.
@@ -252,7 +252,7 @@ def one_per_bin(times, units, offsets, num_units, dt):
     for b in range(batch):
         last[:] = -1
         for k in range(offsets[b], offsets[b + 1]):
-            bin_ = np.int64(np.floor(np.float64(times[k]) / dt + _EDGE))
+            bin_ = np.int64(np.floor(np.float64(times[k]) / dt + EDGE))
             u = units[k]
             if last[u] != bin_:
                 last[u] = bin_

@@ -1,4 +1,4 @@
-"""Batches of spike events: which samples, in what order, gathered how."""
+"""Batches of spike events: which samples, in which order, and how they are gathered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_modules.data import event_kernels
 from lightning_modules.data.augment import Augmentation, DelayLine, pool_channels
-from lightning_modules.data.packed import SamplePool, SpikeArrays
+from lightning_modules.data.spike_arrays import SamplePool, SpikeArrays
 from snn_eventprop.events import SpikeEvents
 
 
@@ -34,8 +34,8 @@ class Batch(NamedTuple):
 
 
 class BatchKey(NamedTuple):
-    """One batch, by all that determines it: ``indices`` [B] into the split, and for random
-    augmentations the epoch and the batch's number in it (over all processes)."""
+    """All that determines a batch: ``indices`` [B] into the split and, for random augmentations,
+    the epoch and the batch's number in it (over all processes)."""
 
     epoch: int
     number: int
@@ -48,14 +48,14 @@ class EventDataset(Dataset):
     Args:
         pool: the split's samples.
         num_units: input channels before the delay line.
-        duration: s; events beyond were cropped.
+        duration: s; later events have been cropped.
         augmentations: applied in this order.
-        transform: of tonic's kind, applied to each sample as a structured array with fields t
+        transform: a tonic transform, applied to each sample as a structured array with fields t
             (us), x and p. Slow: one Python call per sample.
-        pool_channels: neighbouring channels that are one unit after augmentation.
+        pool_channels: neighbouring channels that become one unit after augmentation.
         unique_dt: bin width (s) of the at-most-one-event rule after that, or None.
         delay_line: applied last.
-        seed: of augmentations and random transforms.
+        seed: seed of augmentations and random transforms.
     """
 
     def __init__(
@@ -122,8 +122,11 @@ def _transformed(
     transform: Callable[[np.ndarray], np.ndarray],
     rng: np.random.Generator,
 ) -> SpikeArrays:
-    """Apply a tonic transform to each sample, with NumPy's global generator, which tonic's random
-    transforms draw from, seeded for the batch and put back after it."""
+    """Apply a tonic transform to each sample.
+
+    Tonic's random transforms draw from NumPy's global generator. It is seeded for the batch and
+    restored afterwards.
+    """
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002
     try:
@@ -153,16 +156,16 @@ def _transformed(
 class EventSampler(DistributedSampler):
     """Yields ``BatchKey``s; the order depends on (seed, epoch) alone.
 
-    A ``DistributedSampler``, so that Lightning leaves the sharing out among processes to it. In
-    training every process gets equally many samples, for which at most ``world_size - 1`` samples
-    are seen twice; in evaluation every sample is seen exactly once.
+    It is a ``DistributedSampler``, so that Lightning lets it distribute samples over processes. In
+    training every process gets the same number of samples, so that up to ``world_size - 1`` samples
+    are seen twice. In evaluation every sample is seen exactly once.
 
     Args:
-        dataset: whose length counts.
+        dataset: the data set whose samples are ordered.
         batch_size: samples per batch and process.
         shuffle: training (a new order every epoch) or evaluation (in order).
-        seed: of the order.
-        rank: of this process.
+        seed: seed of the order.
+        rank: rank of this process.
         world_size: number of processes.
     """
 
@@ -207,18 +210,18 @@ class EventSampler(DistributedSampler):
 
 
 class EventLoader(DataLoader):
-    """A ``DataLoader`` of whole batches that can go on in the middle of an epoch.
+    """A ``DataLoader`` of whole batches that can resume within an epoch.
 
-    ``state_dict`` says how many batches of which epoch were handed out; after ``load_state_dict``
-    the next pass, if it is of that epoch, starts there. Lightning stores it in checkpoints.
+    ``state_dict`` says how many batches of which epoch were yielded. After ``load_state_dict`` the
+    next pass starts there, if it is of that epoch. Lightning stores the state in checkpoints.
 
     Args:
         dataset: maps a ``BatchKey`` to a ``Batch``.
         sampler: yields ``BatchKey``s.
-        threads: that prepare batches ahead, beside or instead of ``num_workers`` processes: what
-            gathers and augments releases Python's lock, and batches then need not be copied from
-            process to process. 0: batches are made when they are asked for.
-        options: of ``DataLoader``.
+        threads: number of threads that prepare batches ahead, beside or instead of ``num_workers``
+            processes. The kernels that gather and augment release Python's lock, and batches need
+            not be copied between processes. 0: each batch is prepared on demand.
+        options: further options of ``DataLoader``.
     """
 
     def __init__(
@@ -232,8 +235,8 @@ class EventLoader(DataLoader):
         self._resume: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # A generator: nothing is read ahead before the first batch is asked for, so that
-        # set_epoch may still come between iter() and next().
+        # A generator: nothing is read before the first next(), so that set_epoch may still be
+        # called between iter() and next().
         sampler: EventSampler = self.sampler  # type: ignore[assignment]
         resume, self._resume = self._resume, None
         sampler.start = resume[1] if resume and resume[0] == sampler.epoch else 0
@@ -246,7 +249,7 @@ class EventLoader(DataLoader):
             sampler.start = 0
 
     def _ahead(self) -> Iterator[Batch]:
-        """The batches in order, each thread at work on one and one more waiting for it."""
+        """The batches in order; each thread prepares one while another waits for it."""
         with ThreadPoolExecutor(self.threads, "snn_eventprop_loader") as pool:
             keys = iter(self.sampler)
             made = deque(pool.submit(self._make, key) for key in islice(keys, 2 * self.threads))
@@ -255,7 +258,7 @@ class EventLoader(DataLoader):
                     batch = made.popleft().result()
                     made.extend(pool.submit(self._make, key) for key in islice(keys, 1))
                     yield batch
-            finally:  # the loop over batches was left
+            finally:  # also if the loop over batches is left early
                 for job in made:
                     job.cancel()
 

@@ -1,11 +1,14 @@
-"""``SpokenDigits``: spoken digits (or commands) as spike trains, as a LightningDataModule."""
+"""``SpokenDigits``: spoken digits (or commands) as spike trains, as a LightningDataModule.
+
+The file is long because every option of the data is declared, described and checked here.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,60 +26,59 @@ from lightning_modules.data.augment import (
     TimeShift,
     TimeStretch,
 )
-from lightning_modules.data.cache import default_cache_dir, load_packed
-from lightning_modules.data.embedded import load_twin
+from lightning_modules.data.cache import load_packed
+from lightning_modules.data.data_files import DataFileError, find_files
 from lightning_modules.data.loader import Batch, BatchKey, EventDataset, EventLoader, EventSampler
-from lightning_modules.data.packed import PackedSpikes, SamplePool
-from lightning_modules.data.shd_files import DataFileError, download, find_files, read_shd_file
+from lightning_modules.data.shd_files import read_shd_file
+from lightning_modules.data.sources import (
+    EXPLAINED,
+    DatasetName,
+    TrainingFile,
+    cropped,
+    load_splits,
+    same_classes,
+)
+from lightning_modules.data.spike_arrays import PackedSpikes, SamplePool
 
-__all__ = ["Batch", "DataFileError", "SpokenDigits", "TrainingFile"]
-
-DatasetName = Literal["twin", "folder", "shd", "ssc"]
-
-_LEAST_KEPT = 0.05  # of the events by the crop to the duration; fewer are times in milliseconds
-
-
-class TrainingFile(NamedTuple):
-    """What checkpoints keep of the training file: names of its classes, and its voices."""
-
-    class_names: tuple[str, ...]
-    speakers: tuple[int, ...]  # ascending
+__all__ = ["Batch", "DataFileError", "SpokenDigits"]
 
 
 class SpokenDigits(LightningDataModule):
     """Spoken digits as spike trains of a model cochlea, in batches of ``SpikeEvents``.
 
-    The data come from the embedded set (the default: 960 samples of synthetic speech, 20 classes,
-    12 voices), from a folder of files in SHD's layout (``root``), or from SHD or SSC through
-    tonic's download (``dataset``). Validation samples are taken from the training files: by
-    default those of whole voices, which training then never hears. The test file is for testing
-    only.
+    The data are the embedded set (the default: 960 samples of synthetic speech, 20 classes, 12
+    voices), the files of a folder in SHD's layout (``root``; docs/shd_layout.md), or SHD or SSC,
+    which tonic downloads (``dataset``). Validation samples are taken from the training file. By
+    default they are those of whole speakers, which training then never hears. The test file is for
+    testing only.
 
     Args:
-        dataset: ``"twin"`` (embedded), ``"folder"`` (the files under ``root``), ``"shd"`` or
-            ``"ssc"``. Default: ``"folder"`` if ``root`` is given, else ``"twin"``.
-        root: folder of the files, or the beginning of their names (``data/de`` for
-            ``data/de_train.h5`` and ``data/de_test.h5``); for ``"shd"`` and ``"ssc"`` the folder
-            that tonic's loader calls ``save_to`` (default: in the cache folder).
+        dataset: ``"twin"`` (the embedded set, a synthetic stand-in for SHD), ``"folder"`` (the
+            files under ``root``), ``"shd"`` or ``"ssc"``. Default: ``"folder"`` if ``root`` is
+            given, else ``"twin"``.
+        root: folder of files in SHD's layout (docs/shd_layout.md), or the beginning of their names
+            (``data/de`` for ``data/de_train.h5`` and ``data/de_test.h5``); for ``"shd"`` and
+            ``"ssc"`` the folder that tonic's loader calls ``save_to`` (default: in the cache
+            folder).
         batch_size: training samples per batch (and process).
         eval_batch_size: validation and test samples per batch.
         duration: length of a sample in s; later events are cut off. The default is the published
             recipe's; it cuts 24 of the embedded set's 6.4 million events (1.4 would keep all of
             SHD's).
         channels: input channels of the files, at most 65536.
-        val_by: validate on whole voices (``"speaker"``) or on samples of every voice and class
+        val_by: validate on whole speakers (``"speaker"``) or on samples of every speaker and class
             (``"sample"``).
-        val_fraction: share of the training voices (rounded, at least one) or samples held out for
+        val_fraction: share of the training speakers (rounded, at least one) or samples held out for
             validation; 0: none, train on everything.
-        val_speakers: the voices held out for validation, instead of ``val_fraction``.
-        fold: leave-one-speaker-out: hold out the fold-th (from 0) training voice.
-        split_seed: decides which voices or samples are held out; apart from ``seed``, so that
-            several seeds share a split.
-        limit_samples: keep at most this many samples of each split, drawn by ``split_seed``.
-        seed: of the order of samples and of augmentation. Both depend on it, the epoch and the
-            batch's number only, not on ``num_workers``.
-        pool_channels: neighbouring channels that make one input unit, after augmentation; with
-            ``unique_dt``, their events in one bin are one.
+        val_speakers: the speakers held out for validation, instead of ``val_fraction``.
+        fold: leave-one-speaker-out: hold out the fold-th (from 0) training speaker.
+        split_seed: decides which speakers or samples are held out. It is separate from ``seed``,
+            so that runs with several seeds share a split.
+        limit_samples: keep at most this many samples of each split, drawn with ``split_seed``.
+        seed: of the order of samples and of augmentation. Both depend only on it, on the epoch
+            and on the batch's number, not on ``num_workers``.
+        pool_channels: neighbouring channels that make one input unit, after augmentation. With
+            ``unique_dt``, their events in one bin count as one.
         unique_dt: keep at most one event per input unit and bin of this width (s); None: keep all.
         channel_shift: augmentation: largest shift of a sample in channels (paper: 40); 0: off.
         blend: augmentation: probability of blending a sample with one of its class; 0: off.
@@ -91,13 +93,13 @@ class SpokenDigits(LightningDataModule):
         transform: a tonic transform of events, applied to every sample of every split before
             augmentation (a Python call per sample, hence slow).
         num_workers: threads that prepare batches (processes, where there is a ``transform``);
-            0: they are made when they are asked for, which is fast enough for a CPU.
-        pin_memory: page-locked batches, for GPUs; None: if a GPU is there.
-        cache_dir: where packed files are kept; default ``~/.cache/snn-eventprop``.
+            0: the main process prepares them, which is fast enough for a CPU.
+        pin_memory: page-locked batches, for GPUs; None: if there is a GPU.
+        cache_dir: where packed files are cached; default ``~/.cache/snn-eventprop``.
 
     Raises:
         ValueError: an argument is out of range or contradicts another.
-        DataFileError: (``prepare_data``, ``setup``) files are missing, cut or corrupt.
+        DataFileError: (``prepare_data``, ``setup``) files are missing, truncated or corrupt.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class SpokenDigits(LightningDataModule):
         self.pool_channels = _positive("pool_channels", pool_channels)
         self.unique_dt = unique_dt
         self.transform = transform
-        self.trained_transform: str | None = None  # that of the checkpoint, by name
+        self.trained_transform: str | None = None  # the name of that in the checkpoint
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.cache_dir = cache_dir
@@ -187,7 +189,7 @@ class SpokenDigits(LightningDataModule):
         if self.val_by not in ("speaker", "sample"):
             raise ValueError(f"val_by must be 'speaker' or 'sample', got {self.val_by!r}")
         if self.fold is not None and self._held_out is not None:
-            raise ValueError("fold and val_speakers both name the held-out voices; give one")
+            raise ValueError("fold and val_speakers both name the held-out speakers; give one")
         if self.limit_samples is not None:
             _positive("limit_samples", self.limit_samples)
         if self.num_workers < 0:
@@ -207,63 +209,30 @@ class SpokenDigits(LightningDataModule):
             self._packed = None
 
     def _load(self) -> dict[str, PackedSpikes]:
-        if self.dataset == "twin":
-            return {split: load_twin(split) for split in ("train", "test")}
-        if self.dataset == "folder":
-            assert self.root is not None
-            files = find_files(self.root)
-        else:
-            cache = Path(self.cache_dir).expanduser() if self.cache_dir else default_cache_dir()
-            files = download(self.dataset, self.root or cache / "datasets")
-        packed = {
-            split: load_packed(path, channels=self.channels, cache_dir=self.cache_dir)
-            for split, path in files.items()
-        }
-        names = {split: data.class_names for split, data in packed.items()}
-        if not all(same_classes(found, names["train"]) for found in names.values()):
-            raise DataFileError(
-                f"{', '.join(map(str, files.values()))}: these files name different classes in "
-                f"extra/keys, or have labels that training has not ({names}); they do not belong "
-                "together"
-            )
-        return packed
+        return load_splits(self.dataset, self.root, self.channels, self.cache_dir)
 
     def _split(self, packed: dict[str, PackedSpikes]) -> dict[str, SamplePool]:
         train = packed["train"]
         self._class_names = train.class_names
         self._training_file = TrainingFile(train.class_names, splits.speakers_of(train))
-        packed = {split: self._cut(data) for split, data in packed.items()}
-        everything = np.arange(len(train))
-        if "valid" in packed and self.fold is None and self._held_out is None:
-            chosen = {
-                "train": (packed["train"], everything),
-                "val": (packed["valid"], np.arange(len(packed["valid"]))),
-            }
-        else:
-            held_out = self._hold_out(train)
-            chosen = {
-                "train": (packed["train"], everything[~held_out]),
-                "val": (packed["train"], everything[held_out]),
-            }
-        chosen["test"] = (packed["test"], np.arange(len(packed["test"])))
-        rng = np.random.default_rng(self.split_seed)
-        pools = {}
-        for split, (data, indices) in chosen.items():
-            if self.limit_samples is not None:
-                indices = np.sort(rng.permutation(indices)[: self.limit_samples])
-            pools[split] = SamplePool(data, indices)
+        packed = {split: self._cropped(data) for split, data in packed.items()}
+        named_speakers = self.fold is not None or self._held_out is not None
+        held_out = None if "valid" in packed and not named_speakers else self._hold_out(train)
+        pools = splits.pools(packed, held_out, self.limit_samples, self.split_seed)
         if pools["train"].indices.size == 0:
             raise ValueError("no training samples are left; hold out fewer for validation")
         return pools
 
     def test_on(self, root: str | Path) -> None:
-        """Take all test samples from elsewhere; there is nothing to train on then.
+        """Take all test samples from other files; no training samples remain.
 
         Args:
-            root: a file in SHD's layout, or a folder (or the beginning of names) with a test file.
+            root: a file in SHD's layout (docs/shd_layout.md), or a folder (or the beginning of
+                names) with a test file.
 
         Raises:
-            DataFileError: there is none, it is unfit, or its classes are not those of training.
+            DataFileError: there is none, or it cannot be used, or it has other classes than
+                training.
         """
         root = Path(root).expanduser()
         path = root if root.is_file() else find_files(root, needed=["test"])["test"]
@@ -275,23 +244,15 @@ class SpokenDigits(LightningDataModule):
                 f"training are {', '.join(training.class_names)}"
             )
         self._training_file, self._class_names = training, training.class_names
-        packed = self._cut(packed)
+        packed = self._cropped(packed)
         everything, nothing = np.arange(len(packed)), np.arange(0)
         self._pools = {
             split: SamplePool(packed, everything if split == "test" else nothing)
             for split in ("train", "val", "test")
         }
 
-    def _cut(self, packed: PackedSpikes) -> PackedSpikes:
-        whole, packed = packed, packed.crop(self.duration)
-        if len(packed.times) < _LEAST_KEPT * len(whole.times):
-            raise DataFileError(
-                f"only {len(packed.times)} of {len(whole.times)} events lie before duration="
-                f"{self.duration:g} s, the last at {whole.times.max():g}; are the times in seconds?"
-            )
-        return packed if self.unique_dt is None else packed.one_per_bin(
-            self.channels, self.unique_dt
-        )
+    def _cropped(self, packed: PackedSpikes) -> PackedSpikes:
+        return cropped(packed, self.duration, self.unique_dt, self.channels)
 
     def _hold_out(self, train: PackedSpikes) -> np.ndarray:
         """[N] which samples of the training file are for validation."""
@@ -305,7 +266,8 @@ class SpokenDigits(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What checkpoints keep of the training file, for tests on other data.
 
-        And the name of the transform, which is Python code and cannot be kept.
+        They also keep the name of the transform. The transform itself is Python code and cannot be
+        kept.
         """
         self.setup()
         assert self._training_file is not None
@@ -316,12 +278,17 @@ class SpokenDigits(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.trained_transform = state_dict.get("transform")
-        if self._pools is None:  # what has been read goes before what is remembered
+        if self._pools is None:  # files that have been read take precedence
             self._training_file = TrainingFile(
                 tuple(state_dict["class_names"]), tuple(state_dict["speakers"])
             )
 
     # ---------------------------------------------------------------- what the data are
+
+    @property
+    def explanation(self) -> str | None:
+        """What ``dataset`` names, where its name does not say it."""
+        return EXPLAINED.get(self.dataset)
 
     @property
     def num_units(self) -> int:
@@ -348,25 +315,25 @@ class SpokenDigits(LightningDataModule):
         return self._pools
 
     def speakers(self, split: str) -> tuple[int, ...]:
-        """The voices of a split (``"train"``, ``"val"`` or ``"test"``), ascending."""
+        """The speakers of a split (``"train"``, ``"val"`` or ``"test"``), ascending."""
         pool = self.pools[split]
         return splits.speakers_of(pool.packed, pool.indices)
 
     @property
     def train_speakers(self) -> tuple[int, ...]:
-        """Voices that training hears."""
+        """Speakers that training hears."""
         return self.speakers("train")
 
     @property
     def train_file_speakers(self) -> tuple[int, ...]:
-        """Voices of the training file, held out for validation or not, ascending."""
+        """Speakers of the training file, held out for validation or not, ascending."""
         self.setup()
         assert self._training_file is not None
         return self._training_file.speakers
 
     @property
     def training_file(self) -> TrainingFile | None:
-        """As the checkpoint told it, or as it is; None: of an older checkpoint, and gone."""
+        """From the checkpoint, or from the file; None: it is in neither."""
         if self._training_file is None:
             try:
                 self.setup()
@@ -376,23 +343,23 @@ class SpokenDigits(LightningDataModule):
 
     @property
     def val_speakers(self) -> tuple[int, ...]:
-        """Voices of the validation samples."""
+        """Speakers of the validation samples."""
         return self.speakers("val")
 
     @property
     def test_speakers(self) -> tuple[int, ...]:
-        """Voices of the test samples."""
+        """Speakers of the test samples."""
         return self.speakers("test")
 
     @property
     def test_seen_speakers(self) -> tuple[int, ...]:
-        """Test voices that have samples in the training file (held out for validation or not)."""
+        """Test speakers that have samples in the training file (held out for validation or not)."""
         test = self.test_speakers
         return tuple(s for s in test if s in self.train_file_speakers)
 
     @property
     def test_unseen_speakers(self) -> tuple[int, ...]:
-        """Test voices without samples in the training file."""
+        """Test speakers without samples in the training file."""
         test = self.test_speakers
         return tuple(s for s in test if s not in self.train_file_speakers)
 
@@ -413,8 +380,11 @@ class SpokenDigits(LightningDataModule):
         )
 
     def file_dataset(self, path: str | Path) -> EventDataset:
-        """The samples of another file in SHD's layout, labelled or not, prepared as for testing."""
-        packed = self._cut(read_shd_file(path, channels=self.channels, require_labels=False))
+        """The samples of another file, labelled or not, prepared as for testing.
+
+        The file is in SHD's layout (docs/shd_layout.md).
+        """
+        packed = self._cropped(read_shd_file(path, channels=self.channels, require_labels=False))
         return EventDataset(
             SamplePool(packed, np.arange(len(packed))), num_units=self.channels,
             duration=self.duration, transform=self.transform, pool_channels=self.pool_channels,
@@ -441,7 +411,7 @@ class SpokenDigits(LightningDataModule):
         pin = torch.cuda.is_available() if self.pin_memory is None else self.pin_memory
         if self.transform is None:
             return EventLoader(dataset, sampler, threads=self.num_workers, pin_memory=pin)
-        return EventLoader(  # a transform is Python code, of which threads run one at a time
+        return EventLoader(  # a transform is Python code, which threads cannot run in parallel
             dataset, sampler, num_workers=self.num_workers, pin_memory=pin,
             persistent_workers=self.num_workers > 0,
         )
@@ -457,7 +427,7 @@ class SpokenDigits(LightningDataModule):
         return self._loader("val", train=False)
 
     def test_dataloader(self) -> EventLoader:
-        """In order; ``Batch.speakers`` and ``test_seen_speakers`` tell seen voices from unseen."""
+        """In order. ``test_seen_speakers`` says which of ``Batch.speakers`` training has heard."""
         return self._loader("test", train=False)
 
     def transfer_batch_to_device(
@@ -477,12 +447,6 @@ def named(function: Callable) -> str:
     """The import path of a function, or of the class that a callable object is of."""
     kind: Any = function if hasattr(function, "__qualname__") else type(function)
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def same_classes(found: tuple[str, ...], trained: tuple[str, ...]) -> bool:
-    """Whether a file's classes are those of training; one that names none has them by number."""
-    unnamed = found == tuple(map(str, range(len(found))))
-    return found == trained or (unnamed and len(found) <= len(trained))
 
 
 def _positive(name: str, value: int) -> int:

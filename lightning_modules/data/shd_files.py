@@ -1,7 +1,6 @@
-"""Spike files in the HDF5 layout of the Spiking Heidelberg Digits: find, download, read, verify.
+"""Read and verify HDF5 files in the layout of the Spiking Heidelberg Digits.
 
-Layout: ``spikes/times`` (variable-length float16 or float32, s), ``spikes/units``
-(variable-length unsigned integers), ``labels``, ``extra/keys`` (class names), ``extra/speaker``.
+docs/shd_layout.md describes the layout and shows how to write such a file.
 """
 
 from __future__ import annotations
@@ -9,31 +8,24 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import tempfile
-import zipfile
 import zlib
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from lightning_modules.data.packed import PackedSpikes
+from lightning_modules.data.data_files import LAYOUT_PAGE, DataFileError, check_spike_file
+from lightning_modules.data.spike_arrays import PackedSpikes
 
-_SUFFIXES = (".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
 _CHUNK = 4096  # samples per read
 _MOST_CHANNELS = 2**16  # units are packed in 16 bits
-
-
-class DataFileError(RuntimeError):
-    """A data file is missing or unfit; the message names it, what is wrong and the mend."""
 
 
 def read_shd_file(
     path: str | os.PathLike[str], *, channels: int = 700, require_labels: bool = True
 ) -> PackedSpikes:
-    """Read and verify a file (``.h5``, or ``.h5.gz``) in one go.
+    """Read and verify a file (``.h5``, or ``.h5.gz``).
 
     Args:
         path: the file.
@@ -50,9 +42,7 @@ def read_shd_file(
             f"channels must be at most {_MOST_CHANNELS}, got {channels}; pool neighbouring ones in "
             "the files"
         )
-    path = Path(path)
-    if not path.is_file():
-        raise DataFileError(f"{path}: no such file")
+    path = check_spike_file(path)
     try:
         with h5py.File(_opened(path), "r") as file:
             return _read(file, path, channels, require_labels)
@@ -60,8 +50,8 @@ def read_shd_file(
         if isinstance(error, (DataFileError, PermissionError)):
             raise
         raise DataFileError(
-            f"{path}: not a whole HDF5 file ({error}). It was probably cut while it was copied or "
-            "downloaded: delete it and fetch it again"
+            f"{path}: not a whole HDF5 file ({error}). Copying or downloading was probably "
+            "interrupted: delete it and fetch it again"
         ) from error
 
 
@@ -77,8 +67,8 @@ def _read(file: h5py.File, path: Path, channels: int, require_labels: bool) -> P
     for name in needed:
         if not isinstance(file.get(name), h5py.Dataset):
             raise DataFileError(
-                f"{path}: has no data set {name!r}; the layout of the Spiking Heidelberg Digits is "
-                "spikes/times, spikes/units, labels, extra/keys, extra/speaker"
+                f"{path}: has no data set {name!r}; SHD's layout is spikes/times, spikes/units, "
+                f"labels, extra/keys, extra/speaker ({LAYOUT_PAGE})"
             )
     size = file["spikes/times"].shape[0]
     labels = _per_sample(file, "labels", path, size)
@@ -174,111 +164,3 @@ def _sorted(
     samples = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
     order = np.lexsort((times, samples))
     return times[order], units[order]
-
-
-def find_files(
-    root: str | os.PathLike[str], needed: Collection[str] = ("train", "test")
-) -> dict[str, Path]:
-    """The files of the splits under ``root``: ``train``, ``test`` and ``valid``, as far as there.
-
-    ``root`` is a folder with one file for each split, or the beginning of the files' names:
-    ``digits/de`` finds ``digits/de_train.h5`` and ``digits/de_test.h5``. A split's name is part of
-    the file's name. Where a file is there both plain and gzipped, the plain one is taken.
-
-    Raises:
-        DataFileError: a split of ``needed`` is missing, or one is not unique.
-    """
-    root = Path(root).expanduser()
-    folder, prefix = (root, "") if root.is_dir() else (root.parent, root.name)
-    if not folder.is_dir():
-        raise DataFileError(f"{root}: no such folder with spike files")
-    files = sorted(
-        f for f in folder.iterdir()
-        if f.name.startswith(prefix) and f.name.endswith(_SUFFIXES) and f.is_file()
-    )
-    plain = {f.name for f in files if f.suffix != ".gz"}
-    files = [f for f in files if f.suffix != ".gz" or f.name[:-3] not in plain]
-    found = {}
-    for split in ("train", "test", "valid"):
-        matches = [f for f in files if split in f.name[len(prefix):].lower()]
-        if len(matches) > 1:
-            raise DataFileError(
-                f"{root}: several files could be the {split} split "
-                f"({', '.join(f.name for f in matches)}); give the beginning of the wanted ones, "
-                f"such as {folder / matches[0].name.split(split)[0]}"
-            )
-        if matches:
-            found[split] = matches[0]
-        elif split in needed:
-            names = ", ".join(f.name for f in files) or "no .h5 files at all"
-            raise DataFileError(
-                f"{root}: no file for the {split} split, looked for *{split}*.h5 (or .h5.gz) and "
-                f"found {names}"
-            )
-    return found
-
-
-def download(dataset: str, root: str | os.PathLike[str]) -> dict[str, Path]:
-    """The files of ``dataset`` (``"shd"`` or ``"ssc"``), through tonic's loader.
-
-    A file that is there is left alone. Otherwise tonic downloads and checks it in a temporary
-    folder, and only a whole file is moved to ``root/SHD/`` (or ``root/SSC/``), where tonic itself
-    would look for it.
-
-    Raises:
-        DataFileError: there is no network, the download was cut, or the folder is not writable.
-    """
-    import tonic.datasets
-
-    options: dict[str, dict[str, Any]]
-    if dataset == "shd":
-        kind = tonic.datasets.SHD
-        options = {"train": {"train": True}, "test": {"train": False}}
-    else:
-        kind = tonic.datasets.SSC
-        options = {split: {"split": split} for split in ("train", "valid", "test")}
-    folder = Path(root).expanduser() / kind.__name__
-    files = {split: folder / f"{dataset}_{split}.h5" for split in options}
-    for split, path in files.items():
-        if path.exists():
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise DataFileError(
-                f"{folder}: cannot write there ({error}); name another folder by --data.root"
-            ) from error
-        try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as temporary:
-                archive = path.with_name(path.name + ".zip")
-                if zipfile.is_zipfile(archive):
-                    _unzip(archive, path.name, Path(temporary) / kind.__name__)
-                else:
-                    kind(temporary, **options[split])
-                    os.replace(Path(temporary) / kind.__name__ / archive.name, archive)
-                os.replace(Path(temporary) / kind.__name__ / path.name, path)
-        except Exception as error:
-            raise DataFileError(_download_message(path, kind.base_url, error)) from error
-    return files
-
-
-def _unzip(archive: Path, name: str, folder: Path) -> None:
-    """Take ``name`` out of an archive that somebody put there by hand; its checksum is checked."""
-    with zipfile.ZipFile(archive) as file:
-        file.extract(name, folder)
-
-
-def _download_message(path: Path, url: str, error: Exception) -> str:
-    by_hand = f"fetch {url}{path.name}.zip elsewhere and put it into {path.parent}"
-    if isinstance(error, zipfile.BadZipFile):
-        return f"{path}.zip: broken archive ({error}); delete it and run again, or {by_hand}"
-    if isinstance(error, OSError):
-        return (
-            f"{path} is not there and cannot be downloaded ({error}). With a network, run again; "
-            f"without one, {by_hand}, or train on the embedded set (leave --data.dataset out)"
-        )
-    return (
-        f"{path}: the download from {url} was cut or is corrupt ({error}) and was thrown away; "
-        f"run again, or {by_hand}"
-    )

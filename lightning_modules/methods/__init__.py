@@ -1,52 +1,11 @@
-"""Ways to train the reference network: same parameters, data and loss, other gradients.
+"""Methods that train the reference network: the same parameters, data and loss, other gradients.
 
-Each is a small module that is imported when it is chosen.
+Each method is a file. Its library is imported only when the method is chosen.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Literal, get_args
-
-from lightning_modules.model.network import Network, NetworkOptions
-from snn_eventprop.losses import ClassificationLoss
 
 Method = Literal["eventprop", "snntorch", "norse", "eprop", "eprop-random", "paralif"]
 METHODS: tuple[str, ...] = get_args(Method)
-
-# module, class
-_WHERE: dict[str, tuple[str, str]] = {
-    "eventprop": ("lightning_modules.model.network", "EventPropNetwork"),
-    "snntorch": ("lightning_modules.methods.snntorch", "SnnTorchNetwork"),
-    "norse": ("lightning_modules.methods.norse", "NorseNetwork"),
-    "eprop": ("lightning_modules.methods.eprop", "EpropNetwork"),
-    "eprop-random": ("lightning_modules.methods.eprop", "RandomEpropNetwork"),
-    "paralif": ("lightning_modules.methods.paralif", "ParaLifNetwork"),
-}
-_HOSTS = ("snntorch", "norse")
-
-
-def build_network(
-    method: Method,
-    num_inputs: int,
-    num_classes: int,
-    options: NetworkOptions,
-    loss: ClassificationLoss,
-) -> Network:
-    """The reference network, to be trained by ``method``.
-
-    Raises:
-        ValueError: an unknown method, or options that it has no use for.
-        ImportError: its library is not installed.
-    """
-    if method not in _WHERE:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if method in _HOSTS and find_spec(method) is None:
-        raise ImportError(
-            f"method {method!r} trains with the library of that name, which is not installed: "
-            f'pip install "snn-eventprop[{method}]"'
-        )
-    module, name = _WHERE[method]
-    network = getattr(import_module(module), name)
-    return network(num_inputs, num_classes, options, loss)

@@ -4,14 +4,14 @@ r"""e-prop: learning signals times eligibility traces (Bellec et al. 2020).
     e_{ji}^t = \psi_j^t\, \epsilon_{ji}^t
 
 The eligibility vector :math:`\epsilon` carries the derivative of neuron j's own state (I, V) with
-respect to the weight from step to step, and no other path: what j's spikes do to other neurons,
-and to its own reset, is left out. The learning signal :math:`L_j^t` is the derivative of the loss
+respect to the weight from step to step. The effects of j's spikes on other neurons and on its own
+reset are left out. The learning signal :math:`L_j^t` is the derivative of the loss
 with respect to spike :math:`z_j^t` through the readout, with the readout weights (symmetric) or
 fixed random ones in their place (random). :math:`\psi = \frac{0.3}{\theta} \max(0, 1 - |V -
 \theta|/\theta)`.
 
-That sum is what backpropagation through time gives when recurrent spikes and resets pass on no
-gradient, and so it is computed: the numbers are those of e-prop, memory is that of
+Backpropagation through time gives this sum when recurrent spikes and resets pass on no gradient,
+and that is how it is computed here. The numbers are those of e-prop; the memory is that of
 backpropagation, not of an online rule.
 
 Source: G. Bellec et al., Nature Communications 11, 3625 (2020).
@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from lightning_modules.methods.filters import Triangle, integrate
-from lightning_modules.methods.stepped import SteppedNetwork, maps, recurrent_weight
+from lightning_modules.methods.stepped import SteppedNetwork, maps
+from lightning_modules.model.network import recurrent_weight
 
 _HEIGHT = 0.3
 
@@ -76,7 +77,7 @@ class RandomEpropNetwork(EpropNetwork):
 
     def __init__(self, num_inputs: int, num_classes: int, options: Any, loss: Any) -> None:
         super().__init__(num_inputs, num_classes, options, loss)
-        # Always the same draw, so that checkpoints need not hold it.
+        # Always the same draw, so that checkpoints do not have to hold it.
         draw = torch.randn(self.readout.weight.shape, generator=torch.Generator().manual_seed(1))
         self.register_buffer("feedback", draw * options.readout_std, persistent=False)
 
@@ -85,7 +86,7 @@ class RandomEpropNetwork(EpropNetwork):
 
 
 class _LinearWithFeedback(torch.autograd.Function):
-    """``linear(x, weight)`` whose derivative to x uses ``feedback`` for ``weight``."""
+    """``linear(x, weight)`` whose derivative with respect to x uses ``feedback`` for ``weight``."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, feedback: Tensor) -> Tensor:

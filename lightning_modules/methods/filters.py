@@ -1,4 +1,4 @@
-"""Leaky integration of whole sequences at once, and derivatives that stand in for a step's."""
+"""Leaky integration of whole sequences at once, and surrogate derivatives of the step function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def integrate(currents: Tensor, maps: Maps) -> Tensor:
     steps = currents.shape[0]
     n = torch.arange(steps, device=currents.device, dtype=torch.float64)[:, None]
     s, c, m = (factor.double().reshape(1, -1) for factor in maps)
-    length = 3 * steps  # three sequences are convolved: what wraps around stays beyond ``steps``
+    length = 3 * steps  # of three convolved sequences, so that nothing wraps around into ``steps``
     h = c * torch.fft.rfft(s**n, length, 0) * torch.fft.rfft(m**n, length, 0)
     spectrum = torch.fft.rfft(currents.double(), length, 0) * h[:, None]
     return torch.fft.irfft(spectrum, length, 0)[:steps].to(currents.dtype)

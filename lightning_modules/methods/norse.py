@@ -2,8 +2,8 @@
 
 Norse's Euler step has the factors 1 - dt/tau_syn, dt/tau_mem and 1 - dt/tau_mem. With the inverse
 time constants (1 - s)/dt and (1 - m)/dt and weights times c/(1 - m) it is the exponential step of
-the grid solver. One thing differs: a spike sets V to 0, where the grid solver subtracts the
-threshold. The derivative of the step function is Norse's default, SuperSpike.
+the grid solver. There is one difference: a spike sets V to 0, where the grid solver subtracts the
+threshold. The surrogate derivative is Norse's default, SuperSpike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from norse.torch.functional.lif import (
 from torch import Tensor
 from torch.nn.functional import linear
 
-from lightning_modules.methods.stepped import SteppedNetwork, maps, recurrent_weight
+from lightning_modules.methods.stepped import SteppedNetwork, maps
+from lightning_modules.model.network import recurrent_weight
 
 
 class NorseNetwork(SteppedNetwork):

@@ -1,17 +1,16 @@
 r"""ParaLIF: neurons without reset, all steps at once (Yarga and Wood).
 
-The membrane of a layer is one convolution of its currents (``filters.integrate``), without a reset
-that would tie a step to the one before. Spikes mark steps in which it rises by more than a
+The membrane of a layer is one convolution of its currents (``filters.integrate``), since no reset
+makes a step depend on the previous spikes. Spikes mark the steps in which it rises by more than a
 threshold (the paper's "delta" rule),
 
 .. math:: z[k] = \Theta(V[k] - V[k-1] - \vartheta), \qquad \vartheta = 0.01 \times
     \text{threshold}
 
-A recurrent layer takes two convolutions: the first membrane, delayed by one step, gives the
-spikes that recurrent weights carry, and the second membrane, of all currents, is added to it. This
-is another neuron than LIF, fast to train on parallel machines; a network so trained does not give
-the same spikes as a LIF network with its weights. The step's derivative is a fast sigmoid of slope
-100.
+A recurrent layer takes two convolutions. The first membrane, delayed by one step, gives the spikes
+that recurrent weights carry; the second membrane, of all currents, is added to it. This neuron is
+not LIF: it trains fast on parallel machines, but a LIF network with the same weights spikes
+differently. The surrogate derivative is a fast sigmoid of slope 100.
 
 Source: S. Y. A. Yarga and S. U. N. Wood, "Accelerating spiking neural networks with parallelizable
 leaky integrate-and-fire neurons", Neuromorph. Comput. Eng. (2025).
@@ -25,7 +24,8 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from lightning_modules.methods.filters import FastSigmoid, integrate
-from lightning_modules.methods.stepped import SteppedNetwork, maps, recurrent_weight
+from lightning_modules.methods.stepped import SteppedNetwork, maps
+from lightning_modules.model.network import recurrent_weight
 
 _RISE = 0.01  # of the threshold, per step
 _SLOPE = 100.0

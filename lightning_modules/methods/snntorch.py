@@ -1,9 +1,9 @@
 """Surrogate gradients in snnTorch: ``snntorch.Synaptic`` in a loop over time.
 
-snnTorch's membrane takes the whole current in each step, ``mem <- beta mem + syn``, so weights are
-multiplied by c; everything else is the network of the grid solver, spike for spike (as long as no
-neuron is driven beyond two thresholds in one step, where snnTorch resets once more). The
-derivative of the step function is snnTorch's default, the arctangent (``surrogate.atan``).
+snnTorch's membrane adds the current without a factor, ``mem <- beta mem + syn``, so the weights are
+multiplied by c. The network then spikes exactly as with the grid solver, unless a neuron is driven
+beyond two thresholds in one step, where snnTorch resets once more. The surrogate derivative is
+snnTorch's default, the arctangent (``surrogate.atan``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from lightning_modules.methods.stepped import SteppedNetwork, maps, recurrent_weight
+from lightning_modules.methods.stepped import SteppedNetwork, maps
+from lightning_modules.model.network import recurrent_weight
 
 
 class SnnTorchNetwork(SteppedNetwork):
-    """Input products are made for all steps at once, then snnTorch's neuron steps through time."""
+    """Input products are computed for all steps at once; snnTorch's neuron then loops over time."""
 
     def spikes(self, layer: Any, signal: Tensor) -> Tensor:
         s, c, m = maps(layer)

@@ -1,11 +1,11 @@
-"""The reference network stepped through time on rasters, as autograd wants it.
+"""The reference network in a loop over time on rasters, which autograd differentiates.
 
 All methods here compute one step of a hidden layer as the grid solver does,
 
     I <- I + X[k] + W_rec z[k-1];   V <- m V + c I;   z[k] = V > threshold;   reset;   I <- s I
 
-with (s, c, m) of the exact solution over dt (``snn_eventprop.discretisation.exponential``). What
-differs is the derivative that stands in for that of the step function.
+with (s, c, m) of the exact solution over dt (``snn_eventprop.discretisation.exponential``). The
+methods differ in the surrogate derivative of the step function.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Maps(NamedTuple):
 
 
 class SteppedNetwork(ReferenceNetwork):
-    """Rasters ``[T, B, N]`` from layer to layer; memory grows with T times neurons.
+    """Layers that exchange rasters ``[T, B, N]``; memory grows with T times neurons.
 
     Raises:
-        ValueError: solver="exact", which has no steps, delays, or a loss on spike times, which
-            surrogate derivatives do not reach.
+        ValueError: the options have solver="exact", which has no steps, or delays, or the loss
+            reads spike times, which surrogate derivatives do not reach.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class SteppedNetwork(ReferenceNetwork):
         self.dt = options.dt
 
     def spikes(self, layer: Any, signal: Tensor) -> Tensor:
-        """Raster ``[T, B, out]`` of a hidden layer for the raster ``[T, B, in]`` that enters."""
+        """Raster ``[T, B, out]`` of a hidden layer for the input raster ``[T, B, in]``."""
         raise NotImplementedError
 
     def trace(self, signal: Tensor) -> Tensor:
@@ -86,11 +86,3 @@ def maps(layer: Any) -> Maps:
     """(s, c, m) of a layer, in the dtype of its weights."""
     factors = exponential(layer.tau_mem, layer.tau_syn, layer.dt)
     return Maps(*(factor.to(layer.weight.dtype) for factor in factors))
-
-
-def recurrent_weight(layer: Any) -> Tensor | None:
-    """Weights ``[post, pre]``, with a zero diagonal where neurons do not reach themselves."""
-    weight = layer.recurrent_weight
-    if weight is None or layer.recurrent_diagonal:
-        return weight
-    return weight - torch.diag(weight.diagonal())

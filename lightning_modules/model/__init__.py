@@ -1,1 +1,1 @@
-"""The reference network, its training step, and the published recipe."""
+"""The reference network, its options, and its weights for other libraries."""

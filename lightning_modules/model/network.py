@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
-from snn_eventprop.layers.layers import Solver
+from snn_eventprop.layers import Solver
 from snn_eventprop.losses import ClassificationLoss
-from snn_eventprop.ops.bin_times import num_bins
 
 
 class Outcome(NamedTuple):
-    """What a network made of a batch.
+    """The output of a network for a batch.
 
     Attributes:
         logits: [B, O] class scores.
@@ -27,7 +26,7 @@ class Outcome(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """Everything a figure of single samples wants, without gradients.
+    """Everything that figures of single samples need, without gradients.
 
     Attributes:
         hidden: spikes of each hidden layer.
@@ -41,14 +40,14 @@ class Observation(NamedTuple):
 
 
 class Network(Protocol):
-    """What the classifier asks of a network, whatever its training method."""
+    """The interface of a network for the classifier, whatever its training method."""
 
     def __call__(self, events: SpikeEvents) -> Outcome: ...
 
     def observe(self, events: SpikeEvents) -> Observation: ...
 
     def input_weights(self) -> list[nn.Parameter]:
-        """Of each hidden layer the weights [N, inputs] from the layer below."""
+        """For each hidden layer, the weights [N, inputs] from the layer below."""
         ...
 
 
@@ -58,37 +57,37 @@ class NetworkOptions:
 
     Args:
         hidden: neurons of each hidden layer.
-        recurrent: connect each hidden layer to itself.
-        recurrent_diagonal: whether neurons also connect to themselves.
+        recurrent: give each hidden layer recurrent connections.
+        recurrent_diagonal: include connections of neurons to themselves.
         tau_mem: membrane time constant of hidden neurons in s.
         tau_syn: synaptic time constant of hidden neurons in s.
         heterogeneous: start each hidden neuron with time constants drawn from a Gamma
-            distribution of shape 3 with the means above, clipped to the smallest values below
-            and 3 times the means.
-        tau_mem_min: smallest membrane time constant of such a draw in s.
-        tau_syn_min: smallest synaptic time constant of such a draw in s.
-        threshold: of hidden neurons.
+            distribution of shape 3 with the means above, clipped between the minima below and 3
+            times the means.
+        tau_mem_min: minimum of the drawn membrane time constants in s.
+        tau_syn_min: minimum of the drawn synaptic time constants in s.
+        threshold: threshold of hidden neurons.
         learn_tau_mem: train the membrane time constants of hidden neurons.
-        learn_tau_syn: train their synaptic time constants.
-        learn_threshold: train their thresholds.
-        max_delay: give every input and recurrent synapse of hidden layers a delay, at most this
-            long in s (solver grid, method eventprop); None: no delays.
-        learn_delays: train them.
-        initial_delay: longest of the delays that input synapses start with, drawn uniformly from
-            0 up, in s; None: max_delay.
-        initial_recurrent_delay: the same for recurrent synapses; 0: they start without.
+        learn_tau_syn: train the synaptic time constants of hidden neurons.
+        learn_threshold: train the thresholds of hidden neurons.
+        max_delay: give every input and recurrent synapse of hidden layers a delay of at most this
+            many seconds (solver grid, method eventprop); None: no delays.
+        learn_delays: train the delays.
+        initial_delay: initial delays of input synapses are uniform between 0 and this, in s; None:
+            max_delay.
+        initial_recurrent_delay: the same for recurrent synapses; 0: they start without delay.
         readout_tau_mem: membrane time constant of the readout in s.
         readout_tau_syn: synaptic time constant of the readout in s.
-        solver: of spiking layers; "grid": bins of dt; "exact": continuous time.
-        dt: bin width of the grid, and distance of the samples of readout traces, in s.
-        grazing_guard: see EventPropLIF; 0 switches it off.
+        solver: solver of spiking layers; "grid": bins of dt; "exact": continuous time.
+        dt: bin width of the grid, and sampling interval of readout traces, in s.
+        grazing_guard: see EventPropLIF; 0: off.
         input_mean: mean of the initial weights into the first hidden layer.
-        input_std: their standard deviation.
+        input_std: standard deviation of these weights.
         hidden_mean: mean of the initial weights between hidden layers; None: 21 / neurons below.
-        hidden_std: their standard deviation; None: 7 / neurons below.
+        hidden_std: standard deviation of these weights; None: 7 / neurons below.
         recurrent_std: standard deviation of the initial recurrent weights (mean 0).
         readout_mean: mean of the initial weights into the readout.
-        readout_std: their standard deviation.
+        readout_std: standard deviation of these weights.
     """
 
     hidden: list[int] = field(default_factory=lambda: [256])
@@ -124,14 +123,15 @@ class NetworkOptions:
 class ReferenceNetwork(nn.Module):
     """Parameters of the reference network: hidden ``EventPropLIF`` layers and a readout.
 
-    Every training method holds the same parameters under the same names, drawn alike: the same
-    seed starts all methods from the same weights, and a checkpoint of one loads into the others.
+    Every training method has the same parameters under the same names, drawn in the same order. All
+    methods therefore start from the same weights given the same seed, and a checkpoint of one
+    method loads into the others.
 
     Args:
         num_inputs: input units.
         num_classes: outputs.
-        options: everything else.
-        loss: the loss that will read the outputs.
+        options: sizes, constants and initial weights.
+        loss: the loss that reads the outputs.
     """
 
     def __init__(
@@ -164,45 +164,6 @@ class ReferenceNetwork(nn.Module):
 
     def input_weights(self) -> list[nn.Parameter]:
         return [layer.weight for layer in self.hidden]  # type: ignore[misc]
-
-
-class EventPropNetwork(ReferenceNetwork):
-    """Exact event-based gradients, on events throughout.
-
-    The readout is what the loss reads: closed-form time averages where there are such, membrane
-    traces otherwise, and spiking outputs for losses on spike times.
-    """
-
-    def forward(self, events: SpikeEvents) -> Outcome:
-        spikes = self._hidden_spikes(events)
-        counts = [layer.counts() for layer in spikes]
-        if isinstance(self.readout, EventPropLI) and self.loss.weighting is not None:
-            averages = self.readout.integral(spikes[-1], self.loss.weighting)
-            return Outcome(self.loss.scale * averages, counts)
-        return Outcome(self.loss.logits(self._read(spikes[-1])), counts)
-
-    @torch.no_grad()
-    def observe(self, events: SpikeEvents) -> Observation:
-        spikes = self._hidden_spikes(events)
-        readout = self._read(spikes[-1])
-        if isinstance(readout, SpikeEvents):
-            return Observation(spikes, None, readout)
-        return Observation(spikes, readout, None)
-
-    def _read(self, spikes: SpikeEvents) -> SpikeEvents | Tensor:
-        """The readout's spikes, or its trace at the end of each dt."""
-        continuous = self.hidden[0].solver == "exact"
-        if continuous and isinstance(self.readout, EventPropLI):
-            steps = num_bins(spikes.duration, self.readout.dt)
-            times = torch.arange(1, steps + 1, dtype=torch.float64) * self.readout.dt
-            return self.readout.sample(spikes, times.to(spikes.device))
-        return self.readout(spikes)
-
-    def _hidden_spikes(self, events: SpikeEvents) -> list[SpikeEvents]:
-        spikes = [events]
-        for layer in self.hidden:
-            spikes.append(layer(spikes[-1]))
-        return spikes[1:]
 
 
 def _hidden_layer(
@@ -244,3 +205,11 @@ def _gamma(mean: float, smallest: float, size: int, shape: float = 3.0) -> Tenso
         )
     draw = torch.distributions.Gamma(shape, shape / mean).sample((size,))
     return draw.clamp(smallest, 3 * mean)
+
+
+def recurrent_weight(layer: Any) -> Tensor | None:
+    """Weights ``[post, pre]``, with a zero diagonal where neurons do not connect to themselves."""
+    weight = layer.recurrent_weight
+    if weight is None or layer.recurrent_diagonal:
+        return weight
+    return weight - torch.diag(weight.diagonal())

@@ -1,1 +1,1 @@
-"""One run: its folder, checkpoints, logs, figures and messages."""
+"""One run of fit: its parser, folder, checkpoints, logs and figures."""

@@ -34,7 +34,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def raster(layers: Sequence[SpikeEvents], title: str) -> Figure:
-    """Spikes of the first sample, one panel per layer from the input up.
+    """Spikes of the first sample, one panel per layer, beginning with the input.
 
     Args:
         layers: spikes of the input and of each layer; the first sample of each is drawn.

@@ -1,4 +1,4 @@
-"""Where a run keeps its files: ``runs/0001`` and so on, or a folder of the user's."""
+"""Where a run keeps its files: ``runs/0001`` and so on, or a folder the user names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_modules.run.atomic_files import WriteError
 
-RUNS = Path("runs")
+_RUNS = Path("runs")
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results.json"  # there once a run is complete
@@ -23,7 +23,7 @@ def new_run(folder: str | None) -> Path:
         return _made(folder)
     except OSError as error:
         raise WriteError(
-            f"cannot make the run's folder {folder or RUNS.resolve()} ({error.strerror}); name "
+            f"cannot make the run's folder {folder or _RUNS.resolve()} ({error.strerror}); name "
             "another one with --run_dir"
         ) from error
 
@@ -32,14 +32,14 @@ def _made(folder: str | None) -> Path:
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         return Path(folder)
-    RUNS.mkdir(exist_ok=True)
-    number = max((int(p.name) for p in RUNS.iterdir() if p.name.isdigit()), default=0)
+    _RUNS.mkdir(exist_ok=True)
+    number = max((int(p.name) for p in _RUNS.iterdir() if p.name.isdigit()), default=0)
     while True:
         number += 1
-        run = RUNS / f"{number:04d}"
+        run = _RUNS / f"{number:04d}"
         try:
             run.mkdir()
-        except FileExistsError:  # another process was faster
+        except FileExistsError:  # another process took the number
             continue
         return run
 
@@ -47,11 +47,11 @@ def _made(folder: str | None) -> Path:
 def find_checkpoint(name: str, folder: str | None = None) -> Path:
     """The checkpoint ``name``: a path, or "last" or "best" of a run.
 
-    A run without validation has no best one: its last is taken then, and said to be.
+    A run without validation has no best checkpoint: the last one is taken, with a message.
 
     Args:
         name: path of a file, "last" or "best".
-        folder: the run; None: the one under ``runs`` that was last active.
+        folder: the run; None: the run under ``runs`` that was active last.
 
     Raises:
         FileNotFoundError: there is none.
@@ -60,21 +60,21 @@ def find_checkpoint(name: str, folder: str | None = None) -> Path:
         if not Path(name).is_file():
             raise FileNotFoundError(f"no checkpoint {name!r}; give a file, 'last' or 'best'")
         return Path(name)
-    run = Path(folder) if folder else _latest() or RUNS
+    run = Path(folder) if folder else _latest() or _RUNS
     for kind in (name, "last"):
         path = run / CHECKPOINTS / f"{kind}.ckpt"
         if path.exists():
             if kind != name:
-                print(f"{run} has no {name}.ckpt, for nothing was validated; taking {kind}.ckpt")
+                print(f"{run} has no {name}.ckpt, since nothing was validated; taking {kind}.ckpt")
             return path
     raise FileNotFoundError(f"no {CHECKPOINTS}/{name}.ckpt in {run}; give the path of a checkpoint")
 
 
 def resumed(args: list[str]) -> list[str]:
-    """Arguments that go on with a run in its folder, for arguments with ``--ckpt_path last``.
+    """Arguments that resume a run in its folder, for arguments with ``--ckpt_path last``.
 
-    The run's own configuration comes first, so that what ``args`` say goes before it. A run that
-    was ended before its first checkpoint starts anew.
+    The run's own configuration comes first, so that ``args`` override it. A run that ended before
+    its first checkpoint starts again.
 
     Raises:
         FileNotFoundError: there is no such run.
@@ -99,11 +99,11 @@ def resumed(args: list[str]) -> list[str]:
 
 
 def _latest() -> Path | None:
-    """The run under ``runs`` that was last active; those of ``fit --seeds`` are a folder deeper."""
+    """The run under ``runs`` that was active last; those of ``fit --seeds`` lie a folder deeper."""
 
     def active(run: Path) -> float:
         traces = (run / CONFIG, run / CHECKPOINTS / "last.ckpt")
         return max((path.stat().st_mtime for path in traces if path.exists()), default=0.0)
 
-    runs = [run for depth in ("*", "*/*") for run in RUNS.glob(depth) if active(run)]
+    runs = [run for depth in ("*", "*/*") for run in _RUNS.glob(depth) if active(run)]
     return max(runs, key=active, default=None)

@@ -1,4 +1,4 @@
-"""Loggers of Lightning, kept in the run's folder unless told otherwise."""
+"""Lightning's loggers, which write to the run's folder unless another is named."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-HERE = "."  # as save_dir: the run's folder
+_HERE = "."  # as save_dir: the folder of the run
 PROJECT = "snn-eventprop"
 _NAMES = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
 _OPTION = re.compile(r"--trainer\.logger\+?(=.*)?")
 
 
 def with_folders(args: list[str]) -> list[str]:
-    """Arguments in which ``--trainer.logger NAME`` also says where: in the run's folder."""
+    """Arguments in which ``--trainer.logger NAME`` also names the run's folder as its place."""
     found: list[str] = []
-    named = False  # whether the argument before asks for a logger's name
+    named = False  # whether the previous argument expects a logger's name
     for arg in args:
         found.append(arg)
         option = _OPTION.fullmatch(arg)
         value = arg if named else ((option and option[1]) or "")[1:]
         if value.rpartition(".")[2] in _NAMES:
-            found.append(f"--trainer.logger.save_dir={HERE}")
+            found.append(f"--trainer.logger.save_dir={_HERE}")
         named = bool(option) and option[1] is None  # type: ignore[index]
     return found
 
@@ -47,9 +47,9 @@ def placed(stated: Any, run: Path) -> Any:
             "error: TensorBoardLogger needs TensorBoard, which is not installed: "
             'pip install "snn-eventprop[tensorboard]"'
         )
-    if options.get("save_dir") == HERE:
+    if options.get("save_dir") == _HERE:
         options.save_dir = str(run)
-        if name == "TensorBoardLogger":  # the files of a resumed run belong to the same curves
+        if name == "TensorBoardLogger":  # a resumed run continues the same curves
             options.name, options.version = "tensorboard", ""
         if name == "CSVLogger":
             options.name = "csv"
@@ -65,7 +65,7 @@ def wandb_logger(run: Path) -> Any:
 
 
 def wandb_id(run: Path) -> str | None:
-    """The W&B run that belongs to this folder: a resumed run goes on in its old one.
+    """The W&B run that belongs to this folder: a resumed run continues its own.
 
     None where ``WANDB_RUN_ID`` names it, as an agent of a sweep does.
     """
@@ -78,7 +78,7 @@ def wandb_id(run: Path) -> str | None:
 
 
 def finish(loggers: Iterable[Any]) -> None:
-    """End the runs of W&B, so that another one in this process does not go on with them."""
+    """End the runs of W&B, so that another run in this process does not continue them."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()

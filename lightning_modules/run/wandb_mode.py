@@ -1,4 +1,4 @@
-"""Weights & Biases without a login prompt and without waiting for a network that is not there."""
+"""Weights & Biases without a login prompt, and without waiting for an absent network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TIMEOUT = 3.0  # s
 
 
 def settle() -> str:
-    """Choose W&B's mode before it starts, and say so where it is not online.
+    """Choose W&B's mode before it starts, and print it unless it is online.
 
-    ``WANDB_MODE`` stands if it is set. Otherwise it becomes ``offline`` where there is no API key
-    or no way to the server; ``wandb sync`` uploads such runs later.
+    ``WANDB_MODE`` is kept if it is set. Otherwise it becomes ``offline`` if there is no API key or
+    the server cannot be reached; ``wandb sync`` uploads these runs later.
     """
     if mode := os.environ.get("WANDB_MODE"):
         return mode
@@ -42,7 +42,7 @@ def _has_key(url: str) -> bool:
 
 
 def _reachable(url: str) -> bool:
-    """Whether the server, or the proxy on the way to it, takes a connection."""
+    """Whether the server, or the proxy in front of it, accepts a connection."""
     scheme = urlsplit(url).scheme
     target = urlsplit(getproxies().get(scheme) or url)
     port = target.port or (443 if target.scheme == "https" else 80)

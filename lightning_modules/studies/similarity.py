@@ -1,4 +1,4 @@
-"""How much a method's gradient resembles the exact one."""
+"""How similar a method's gradient is to the exact one."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn.functional import cosine_similarity
 
-from lightning_modules.methods import build_network
+from lightning_modules.methods.build import build_network
 
 
 class GradientSimilarity(Callback):
     """Logs the cosine between the gradient in use and the exact one, per parameter.
 
     On the first batch of an epoch the gradient of the same loss at the same weights is computed a
-    second time in continuous time (``solver="exact"``), and ``similarity/hidden.0.weight`` and so
-    on is logged: the cosine of the angle between the two, 1 where they agree in direction. Where a
-    layer's exact gradient is 0, nothing is logged.
+    second time in continuous time (``solver="exact"``). ``similarity/hidden.0.weight`` and so on is
+    the cosine of the angle between the two: 1 where they agree in direction. Where a layer's exact
+    gradient is 0, nothing is logged.
 
     Args:
         every: epochs between two comparisons.
 
     Raises:
         ValueError: ``every`` is less than 1, or (when training starts) the network has delays,
-            which the exact solver has not.
+            which the exact solver does not support.
 
     Attributes:
-        seconds: spent here so far, which the history takes from the time of training.
+        unclocked_seconds: spent here so far; the history subtracts them from the training time.
     """
 
     def __init__(self, every: int = 1) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1 epoch, got {every!r}")
         self.every = every
-        self.seconds = 0.0
+        self.unclocked_seconds = 0.0
         self._batch: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -60,7 +60,7 @@ class GradientSimilarity(Callback):
         for name, cosine in similarities(pl_module, self._batch).items():
             pl_module.log(f"similarity/{name}", cosine, on_step=False, on_epoch=True, batch_size=1)
         self._batch = None
-        self.seconds += time.perf_counter() - start
+        self.unclocked_seconds += time.perf_counter() - start
 
 
 def similarities(model: Any, batch: Any) -> dict[str, float]:
@@ -72,7 +72,7 @@ def similarities(model: Any, batch: Any) -> dict[str, float]:
     """
     options = replace(model.network.options, solver="exact")
     sizes = model.hparams["num_inputs"], model.hparams["num_classes"]
-    # Its initial weights are drawn and thrown away: training must not notice.
+    # Drawing initial weights must not change the random numbers of training.
     with torch.random.fork_rng(devices=[]):
         exact: Any = build_network("eventprop", *sizes, options, model.loss)
     exact.load_state_dict(model.network.state_dict())

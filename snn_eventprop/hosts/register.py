@@ -6,7 +6,7 @@ import importlib
 from importlib.util import find_spec
 from types import ModuleType
 
-from ..layers.layers import EventPropLI, EventPropLIF
+from ..layers import EventPropLI, EventPropLIF
 
 
 def _add(namespace: ModuleType, name: str, value: object) -> None:

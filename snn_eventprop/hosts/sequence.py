@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..diagnostics import LayerRecord
+from ..diagnostics import LayerRecord, new_probe
+from ..neurons.lif import RESETS, is_later
 from ..ops import grid as op
 from ..ops.packing import sample_of_each
 from .linear_current import LinearDrive
-from .step import Earlier, beside_the_drop, remember_spikes, was_followed
+from .step import beside_the_drop
+from .step_memory import Earlier, remember_spikes, was_followed
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -210,42 +212,51 @@ def _handed_on(
     return membrane
 
 
+class Dynamics(NamedTuple):
+    """One step: I <- I + X[k]; V <- m V + c I; spike where V > threshold; reset; I <- s I.
+
+    All broadcast against the neurons' shape [...].
+    """
+
+    s: Tensor
+    c: Tensor
+    m: Tensor
+    threshold: Tensor
+    floor: Tensor  # smallest slope per step used in the jump
+    reset: str  # one of ``neurons.lif.RESETS``
+    v_reset: Tensor | float = 0.0  # without a gradient
+
+
+class Before(NamedTuple):
+    """What a sequence starts from, [B, ...]."""
+
+    membrane: Tensor
+    current: Tensor | None = None  # after scaling by s; None: 0
+    earlier: Earlier | None = None  # ``step.earlier_spikes`` of the membrane that came in
+    spikes: Tensor | None = None  # of the bin before, which reach synapses and later resets
+
+
 def run_sequence(
     current: Tensor | LinearDrive,
+    dynamics: Dynamics,
+    before: Before,
     *,
-    s: Tensor,
-    c: Tensor,
-    m: Tensor,
-    threshold: Tensor,
-    v_reset: Tensor | float = 0.0,
-    floor: Tensor,
-    reset: str,
-    delayed: bool,
-    current0: Tensor | None,
-    membrane0: Tensor,
-    earlier: Earlier | None = None,
-    spikes0: Tensor | None = None,
     recurrent: Tensor | None = None,
     trace: bool = False,
     count_slope: Callable[[Tensor], Tensor] | None = None,
-    tag: int = 0,
 ) -> Sequence:
-    """T steps of I <- I + X[k]; V <- m V + c I; spike where V > threshold; reset; I <- s I.
+    """T steps of a population of neurons.
 
     Args:
         current: [T, B, ...] X, float32 or float64; or a sparse ``LinearDrive`` of [T, B, H].
-        s, c, m, threshold, v_reset, floor: broadcast against [...] (``v_reset`` has no gradient).
-        reset, delayed: as for ``op.grid_lif``.
-        current0: [B, ...] I after scaling by s, or None for 0.   membrane0: [B, ...].
-        earlier: ``step.earlier_spikes`` of the membrane that came in.
-        spikes0: [B, ...] spikes of the bin before the first one, which reach recurrent synapses
-            and delayed resets.
         recurrent: [H, H], one row per presynaptic neuron, H neurons numbered over [...].
         trace: return V of every bin.
         count_slope: straight-through d(spike)/dV as a function of V - threshold [T, B, ...], added
-            to the exact gradient (a heuristic; not of recurrent layers, whose spikes are worth
-            something to each other).
+            to the exact gradient (a heuristic; not of recurrent layers, whose spikes have a
+            sensitivity of their own).
     """
+    delayed = is_later(RESETS[dynamics.reset])
+    earlier = before.earlier
     if isinstance(current, LinearDrive):
         raster, weight = current.rows()
         steps, batch, size, shape = *raster.shape[:2], weight.shape[1], [weight.shape[1]]
@@ -266,23 +277,26 @@ def run_sequence(
     def per_sample(value: Tensor | None) -> Tensor | None:
         return None if value is None else value.to(like.dtype).reshape(batch, size)
 
-    coefficients = torch.stack([per_neuron(value) for value in (s, c, m, threshold)])
-    rest = per_neuron(v_reset).detach()
-    floors = per_neuron(floor).detach()
+    coefficients = torch.stack([per_neuron(value) for value in dynamics[:4]])
+    rest = per_neuron(dynamics.v_reset).detach()
+    floors = per_neuron(dynamics.floor).detach()
     drop = coefficients[3].detach() - rest
-    voltage0 = membrane0.to(like.dtype).reshape(batch, size)
-    before = per_sample(spikes0)
+    voltage0 = before.membrane.to(like.dtype).reshape(batch, size)
+    spikes0 = per_sample(before.spikes)
     slopes0 = None
     if earlier is not None:
         inverse = earlier.inverse.to(like.dtype).reshape(batch, size)
         slopes0 = 1 / inverse
-        if before is None:
-            before = (inverse != 0).to(like.dtype)
+        if spikes0 is None:
+            spikes0 = (inverse != 0).to(like.dtype)
+    first = per_sample(before.current)
+    state0 = torch.stack([torch.zeros_like(voltage0) if first is None else first, voltage0])
+    probe = new_probe(like)
     spikes = op.grid_lif(
-        events, steps, weight, coefficients, rest, floors,
-        recurrent=recurrent, current0=per_sample(current0), voltage0=voltage0, spikes0=before,
-        slopes0=slopes0, reset=reset, delayed=delayed, record=trace or count_slope is not None,
-        tag=tag, **inputs,
+        events, steps, weight,
+        op.Population("lif", torch.cat([coefficients, rest[None]]), floors, dynamics.reset),
+        recurrent=recurrent, drive=op.Drive(**inputs), start=op.State(state0, spikes0, slopes0),
+        record=trace or count_slope is not None, probe=probe,
     )  # fmt: skip
     if spikes.stamps.requires_grad:
         of_last = _of_last_bin(spikes, steps)
@@ -309,5 +323,5 @@ def run_sequence(
         spikes.last_current.view(batch, *shape).clone(),
         membrane,
         spikes.trace.view(steps, batch, *shape) if trace else None,
-        LayerRecord(spikes.units, spikes.offsets, size),
+        LayerRecord(spikes.units, spikes.offsets, size, probe),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from .layers import EventPropLI, EventPropLIF, EventPropNeuron
+from .alif import EventPropALIF
+from .lif import SOLVERS, EventPropLIF, Solver
+from .neuron import EventPropNeuron
+from .readout import EventPropLI
 
-__all__ = ["EventPropLI", "EventPropLIF", "EventPropNeuron"]
+__all__ = ["SOLVERS", "EventPropALIF", "EventPropLI", "EventPropLIF", "EventPropNeuron", "Solver"]

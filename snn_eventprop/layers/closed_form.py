@@ -1,159 +1,16 @@
 """A leaky integrator's membrane and its time averages in closed form, as differentiable torch."""
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..backends.cpu import readout as cpu_readout
-from ..backends.cpu.threads import over_samples
 from ..discretisation import psp_coefficient
 from ..events import SpikeEvents
-from ..ops._operator import no_second_derivative, operator
-from ..ops.packing import sample_of_each
+from ..ops.responses import gathered_response, mean_response
 
 Weighting = Literal["uniform", "exponential", "linear"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
-
-# Time constants closer than this are spread symmetrically about their mean: the divided
-# difference below is then a central difference, off by the square of it.
-_SPREAD = 1e-4
-
-
-def _terms(tau: Tensor, duration: float, weighting: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Factors (p, q, u, v) of integral_s^T w(t) exp(-(t - s) / tau) dt, with r = T - s:
-
-    p + q r + u exp(-s / T) + v exp(-r / tau)
-    """
-    zero = torch.zeros_like(tau)
-    if weighting == "uniform":
-        return tau, zero, zero, -tau
-    if weighting == "exponential":
-        both = 1 / (1 / tau + 1 / duration)
-        return zero, zero, both, -both * math.exp(-1)
-    return -(tau**2) / duration, tau / duration, zero, tau**2 / duration
-
-
-def _spread(tau_mem: Tensor, tau_syn: Tensor) -> tuple[Tensor, Tensor]:
-    middle, half = (tau_mem + tau_syn) / 2, (tau_mem - tau_syn) / 2
-    least = _SPREAD * middle.detach()
-    sign = torch.where(half < 0, -1.0, 1.0)
-    near = half.abs() < least
-    return (
-        torch.where(near, middle + sign * least, tau_mem),
-        torch.where(near, middle - sign * least, tau_syn),
-    )
-
-
-def mean_response(
-    start: Tensor, tau_mem: Tensor, tau_syn: Tensor, duration: float, weighting: str
-) -> tuple[Tensor, Tensor]:
-    """(1/T) integral_s^T w(t) psp(t - s) dt for an event of unit weight at s = ``start``.
-
-    psp(u) = tau_syn / (tau_syn - tau_mem) (exp(-u/tau_syn) - exp(-u/tau_mem)).
-
-    Returns:
-        the response and its derivative with respect to ``start``.
-    """
-    slow, fast = _spread(tau_mem, tau_syn)
-    p1, q1, u1, v1 = _terms(fast, duration, weighting)
-    p2, q2, u2, v2 = _terms(slow, duration, weighting)
-    gain = tau_syn / (fast - slow) / duration
-    rest = duration - start
-    fall_fast = torch.exp(rest * (-1 / fast)) * (gain * v1)
-    fall_slow = torch.exp(rest * (-1 / slow)) * (gain * v2)
-    response = fall_fast - fall_slow + gain * (p1 - p2)
-    slope = fall_fast * (1 / fast) - fall_slow * (1 / slow)
-    if weighting == "linear":
-        response = response + rest * (gain * (q1 - q2))
-        slope = slope - gain * (q1 - q2)
-    if weighting == "exponential":
-        early = torch.exp(start * (-1 / duration)) * (gain * (u1 - u2))
-        response = response + early
-        slope = slope - early * (1 / duration)
-    return response, slope
-
-
-@operator("snn_eventprop::gathered_response", device_types="cpu")
-def _gathered_response(
-    times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
-    tau_syn: Tensor, duration: float, weighting: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """``mean_response`` summed over the events of each unit, [B, N], and its slope in each event.
-
-    For time constants that need no gradient: autograd would keep and revisit a dozen vectors over
-    all events, where the slope is all it takes.
-    """
-    slow, fast = _spread(tau_mem, tau_syn)
-    first, second = (_terms(tau, duration, weighting) for tau in (fast, slow))
-    gain = tau_syn / (fast - slow) / duration
-    constant, linear, early = (gain * (x - y) for x, y in zip(first[:3], second[:3], strict=True))
-    factors = tuple(float(x) for x in (constant, linear, early, gain * first[3], gain * second[3]))
-    total = torch.zeros(offsets.numel() - 1, num_units, dtype=torch.float64)
-    slopes = torch.empty_like(times)
-    arguments = (
-        times.detach().numpy(), units.numpy(), offsets.numpy(), duration,
-        (float(fast), float(slow)), factors, total.numpy(), slopes.numpy(),
-    )  # fmt: skip
-    work = offsets.diff().numpy()
-    over_samples(lambda lo, hi: cpu_readout.respond(lo, hi, *arguments), work)
-    return total.to(times.dtype), slopes
-
-
-@_gathered_response.register_kernel("cuda")
-def _gathered_on_gpu(
-    times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
-    tau_syn: Tensor, duration: float, weighting: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    batch = offsets.numel() - 1
-    response, slopes = mean_response(times.double(), tau_mem, tau_syn, duration, weighting)
-    places = units + num_units * sample_of_each(offsets, units.numel())
-    total = response.new_zeros(batch * num_units).index_add(0, places, response)
-    return total.view(batch, num_units).to(times.dtype), slopes.to(times.dtype)
-
-
-@_gathered_response.register_fake
-def _(times, units, offsets, num_units, tau_mem, tau_syn, duration, weighting):
-    return times.new_empty(offsets.shape[0] - 1, num_units), torch.empty_like(times)
-
-
-@operator("snn_eventprop::spread_slopes", device_types="cpu")
-def _spread_slopes(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
-    out = torch.empty_like(slopes)
-    arguments = (
-        units.numpy(), offsets.numpy(), grad.detach().contiguous().numpy(), slopes.numpy(),
-        out.numpy(),
-    )  # fmt: skip
-    work = offsets.diff().numpy()
-    over_samples(lambda lo, hi: cpu_readout.apply(lo, hi, *arguments), work)
-    return out
-
-
-@_spread_slopes.register_kernel("cuda")
-def _spread_on_gpu(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
-    return slopes * grad[sample_of_each(offsets, units.numel()), units]
-
-
-@_spread_slopes.register_fake
-def _(grad, units, offsets, slopes):
-    return torch.empty_like(slopes)
-
-
-_spread_slopes.register_autograd(no_second_derivative)
-
-
-def _keep_slopes(ctx, inputs, output) -> None:
-    ctx.save_for_backward(inputs[1], inputs[2], output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _apply_slopes(ctx, grad, _):
-    return _spread_slopes(grad, *ctx.saved_tensors), *(None,) * 7
-
-
-_gathered_response.register_autograd(_apply_slopes, setup_context=_keep_slopes)
 
 
 def mean_membrane(
@@ -184,7 +41,7 @@ def mean_membrane(
             response = mean_response(start.double(), *constants)[0]
             gathered = response.new_zeros(batch * inputs).index_add(0, flat, response)
         else:
-            gathered, _ = _gathered_response(
+            gathered, _ = gathered_response(
                 start.contiguous(), events.units, events.offsets, inputs, *constants
             )
         return gathered.to(weight.dtype).view(batch, inputs) @ weight.T

@@ -12,7 +12,7 @@ import nir
 import numpy as np
 from torch import Tensor, nn
 
-from ..layers.layers import EventPropLI, EventPropLIF, EventPropNeuron
+from ..layers import EventPropLI, EventPropLIF, EventPropNeuron
 from .trace import SAMPLE, trace
 
 Nodes = dict[str, nir.NIRNode]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers.layers import EventPropLI, EventPropLIF, EventPropNeuron
+from ..layers import EventPropLI, EventPropLIF, EventPropNeuron
 from .stages import Stage, read_stages
 
 

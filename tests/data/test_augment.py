@@ -21,7 +21,7 @@ from lightning_modules.data.augment import (
     TimeShift,
     TimeStretch,
 )
-from lightning_modules.data.packed import PackedSpikes, SamplePool
+from lightning_modules.data.spike_arrays import PackedSpikes, SamplePool
 
 UNITS, DURATION = 100, 1.0
 EVERY = [

@@ -20,7 +20,9 @@ tonic_datasets = pytest.importorskip("tonic.datasets")
 
 from lightning_modules.data import cache  # noqa: E402
 from lightning_modules.data.cache import load_packed  # noqa: E402
-from lightning_modules.data.shd_files import DataFileError, download, find_files, read_shd_file  # noqa: E402
+from lightning_modules.data.data_files import DataFileError, find_files  # noqa: E402
+from lightning_modules.data.download import download  # noqa: E402
+from lightning_modules.data.shd_files import read_shd_file  # noqa: E402
 
 
 def same_content(one, other):

@@ -1,4 +1,7 @@
-"""The data module: splits, batches, reproducibility, workers, resuming, bad arguments."""
+"""The data module: splits, batches, reproducibility, workers, resuming, bad arguments.
+
+The file is long because everything is shown on the same two small files of spikes.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,7 @@ def test_embedded_files_are_small_and_say_where_they_come_from():
 
 def test_embedding_keeps_every_event_in_its_millisecond():
     from lightning_modules.data.embedded.build import encode
-    from lightning_modules.data.packed import PackedSpikes
+    from lightning_modules.data.spike_arrays import PackedSpikes
 
     samples = [(np.sort(np.float32(t)), u) for t, u in random_samples(9, last=2.0)]
     samples[5] = (np.float32([1.5, 1.5]), np.uint16([699, 699]))  # a long silence, then twins

@@ -16,11 +16,6 @@ for needed in ("matplotlib", "scipy", "lightning"):
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(autouse=True)
-def pictures_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(DOCS))
-
-
 def draw(output: Path, *arguments: str) -> None:
     main = runpy.run_path(str(DOCS / "gallery.py"))["main"]
     main([*arguments, "--output", str(output)])
@@ -76,14 +71,14 @@ def test_pages_show_pictures_that_exist_and_are_small():
 
 
 def test_the_options_of_the_augmentation_page_are_what_they_say(tmp_path, monkeypatch):
-    from lightning_modules import fit
+    from lightning_modules.run.cli import FitCLI
 
     monkeypatch.chdir(tmp_path)
     page = (DOCS / "augmentation.md").read_text(encoding="utf-8")
     table = re.search(r"(\| channel shift .*?)\n\n", page, re.S).group(1)
     options = [word for o in re.findall(r"`(--data\.\w+ [\d.]+)`", table) for word in o.split()]
     Path("mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.S).group(1))
-    data = fit.FitCLI(["--config", "mine.yaml", *options]).datamodule
+    data = FitCLI(["--config", "mine.yaml", *options]).datamodule
     assert [repr(a) for a in data.augmentations] == [
         "Blend(probability=0.5)", "ChannelShift(max_shift=40)", "TimeStretch(max_stretch=0.1)",
         "TimeShift(max_shift=0.02)", "EventDropout(probability=0.1)", "TimeJitter(std=0.001)",

@@ -14,8 +14,7 @@ pytest.importorskip("matplotlib")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_script_reproduces_the_pages_numbers(tmp_path, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(DOCS))
+def test_the_script_reproduces_the_pages_numbers(tmp_path, capsys):
     page = (DOCS / "one_gradient.md").read_text(encoding="utf-8")
     runpy.run_path(str(DOCS / "one_gradient.py"))["main"](["--output", str(tmp_path / "a.png")])
     printed = capsys.readouterr().out

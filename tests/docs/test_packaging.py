@@ -11,6 +11,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from support.compiled_kernels import lend_kernels
 
 pytest.importorskip("build")
 pytestmark = pytest.mark.slow
@@ -40,14 +41,15 @@ def only(folder: Path, pattern: str) -> Path:
     return found
 
 
-@pytest.fixture(params=["*.whl", "*.tar.gz"], ids=["wheel", "sdist"])
-def installed(request, dist, tmp_path) -> Path:
+@pytest.fixture(scope="module", params=["*.whl", "*.tar.gz"], ids=["wheel", "sdist"])
+def installed(request, dist, tmp_path_factory) -> Path:
     """Python of a new environment into which pip installed the package.
 
-    Its dependencies are borrowed from the environment that runs the tests.
+    Its dependencies and compiled kernels are borrowed from the environment that runs the tests.
     """
-    venv.create(tmp_path / "env", with_pip=True)
-    python = next((tmp_path / "env").glob("[bS]*/python*"))
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "env", with_pip=True)
+    python = next((folder / "env").glob("[bS]*/python*"))
     place = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     borrowed = Path(pytest.__file__).parent.parent
     Path(place, "dependencies.pth").write_text(f"{borrowed}\n")
@@ -55,7 +57,8 @@ def installed(request, dist, tmp_path) -> Path:
         python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation",
         "--force-reinstall", only(dist, request.param),
     )  # fmt: skip
-    where = run(python, "-c", "import snn_eventprop as s; print(s.__file__)", cwd=tmp_path)
+    lend_kernels(Path(place))
+    where = run(python, "-c", "import snn_eventprop as s; print(s.__file__)", cwd=folder)
     assert Path(where.strip()).is_relative_to(place)
     return python
 
@@ -77,7 +80,7 @@ def test_the_wheel_carries_configs_and_embedded_data(dist):
         name = config.relative_to(ROOT / "configs").as_posix()
         assert f"lightning_modules/configs/{name}" in names
     for split in ("train", "test"):
-        assert f"lightning_modules/embedded/twin_{split}.npz" in names
+        assert f"lightning_modules/data/embedded/twin_{split}.npz" in names
     assert not [n for n in names if "__pycache__" in n or n.startswith("tests/")]
 
 

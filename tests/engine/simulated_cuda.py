@@ -11,14 +11,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from engine.test_delays_backend import assert_equal_to_reference, with_delays
-from engine.test_grid_backend import make_case, run_both
-from support import in_turns
+from support import alif_cases, in_turns
 from support.cuda_cases import RESETS, ExactCase, GridCase, assert_close
+from support.grid_cases import (
+    assert_delays_equal_to_reference,
+    assert_equal_to_reference,
+    make_case,
+    with_delays,
+)
 
+from snn_eventprop.backends.cuda import KERNELS, exact_launch, grid_launch, launch_helpers
 from snn_eventprop.backends.cuda import exact as cuda_exact
 from snn_eventprop.backends.cuda import launch as cuda_launch
-from snn_eventprop.backends.cuda import ops as op_cuda
 from snn_eventprop.ops import grid as op
 
 in_turns.use()
@@ -27,7 +31,7 @@ TOLERANCE = 1e-11
 def gpu():
     """Operators on tensors of the CPU run as they do on a GPU's."""
     with torch.library._scoped_library("snn_eventprop", "IMPL") as library:
-        for name, run in op_cuda.KERNELS.items():
+        for name, run in KERNELS.items():
             library.impl(name, run, "CPU", allow_override=True)
         yield
 
@@ -69,7 +73,7 @@ def compare(case):
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
 def test_grid_kernels_equal_the_reference(recurrent, reset, delayed):
     with gpu():
-        fired, _ = run_both(*make_case(
+        fired, _ = assert_equal_to_reference(*make_case(
             steps=14, size=5, inputs=3, recurrent=recurrent, reset=reset, delayed=delayed
         ))  # fmt: skip
     assert fired > 5
@@ -80,14 +84,14 @@ def test_grid_kernels_equal_the_reference(recurrent, reset, delayed):
 def test_delays_equal_the_reference(recurrent, longest):
     case = make_case(steps=22, size=5, inputs=3, recurrent=recurrent)
     with gpu():
-        assert assert_equal_to_reference(*with_delays(case, longest)) > 5
+        assert assert_delays_equal_to_reference(*with_delays(case, longest)) > 5
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
 def test_bins_in_which_nothing_arrives_are_skipped(recurrent):
     case = make_case(steps=90, size=5, inputs=3, density=0.01, recurrent=recurrent, strength=8.0)
     with gpu():
-        assert assert_equal_to_reference(
+        assert assert_delays_equal_to_reference(
             *with_delays(case, 9), trace=False, coefficients=False, events=False
         ) > 1  # fmt: skip
 
@@ -96,7 +100,7 @@ def test_delays_out_of_bounds_are_named():
     case = with_delays(make_case(steps=4, size=5, inputs=3), 4)
     case[0].delay[0, 0] = -3
     with gpu(), pytest.raises(ValueError, match="delay must be 0 to 65535 bins, got -3 to 4"):
-        assert_equal_to_reference(*case)
+        assert_delays_equal_to_reference(*case)
 
 
 @pytest.mark.parametrize("reset", RESETS)
@@ -135,6 +139,15 @@ def test_every_option_equals_the_cpu(name):
     compare(CASES[name])
 
 
+@pytest.mark.parametrize(
+    "reset,recurrent,delays,steps",
+    [("subtract", True, 0, 30), ("zero", False, 3, 20), ("none", True, 4, 20)],
+)
+def test_adaptive_neurons_equal_the_reference(reset, recurrent, delays, steps):
+    with gpu():
+        alif_cases.assert_equal_to_reference(reset, recurrent, delays, 5, steps)
+
+
 def test_quiet_bins_take_no_steps(monkeypatch):
     # A hundred thousand bins: one by one they would take the simulator minutes.
     expected = compare(GridCase(steps=100_000, density=1e-5, strength=20.0, recurrent=False))
@@ -148,18 +161,18 @@ def test_lists_that_exceed_shared_memory(monkeypatch):
 
 @pytest.mark.parametrize("room", [1, 7])
 def test_spikes_without_room_are_run_again(monkeypatch, room):
-    monkeypatch.setattr(op_cuda, "first_room", lambda *_: room)
-    monkeypatch.setattr(op_cuda, "_most", {})
+    monkeypatch.setattr(grid_launch, "first_room", lambda *_: room)
+    monkeypatch.setattr(launch_helpers, "most_spikes", {})
     expected = compare(GridCase(learned=True, record=True))
     assert expected["offsets"].diff().max() > 7
     # The next call has room at once.
-    assert list(op_cuda._most.values()) == [expected["offsets"].diff().max()]
+    assert list(launch_helpers.most_spikes.values()) == [expected["offsets"].diff().max()]
 
 
 def test_ordered_gradients_are_bitwise_repeatable(monkeypatch):
     case = GridCase(batch=5, learned=True, before="slopes")
     row = 8 * case.size * (case.inputs + case.size)
-    monkeypatch.setattr(op_cuda, "_PARTS_BYTES", 2 * row)  # two blocks for five samples
+    monkeypatch.setattr(launch_helpers, "PARTS_BYTES", 2 * row)  # two blocks for five samples
     torch.use_deterministic_algorithms(True)
     try:
         compare(case)
@@ -202,10 +215,10 @@ def test_exact_kernels_equal_the_cpu(name):
 
 
 def test_exact_spikes_without_room_are_run_again(monkeypatch):
-    monkeypatch.setattr(op_cuda, "first_room", lambda *_: 3)
-    monkeypatch.setattr(op_cuda, "_most", {})
+    monkeypatch.setattr(exact_launch, "first_room", lambda *_: 3)
+    monkeypatch.setattr(launch_helpers, "most_spikes", {})
     expected = compare(ExactCase(learned=True))
-    assert list(op_cuda._most.values()) == [expected["offsets"].diff().max()]
+    assert list(launch_helpers.most_spikes.values()) == [expected["offsets"].diff().max()]
 
 
 def test_exact_lists_that_exceed_shared_memory(monkeypatch):
@@ -215,7 +228,8 @@ def test_exact_lists_that_exceed_shared_memory(monkeypatch):
 
 def test_exact_ordered_gradients_are_bitwise_repeatable(monkeypatch):
     case = ExactCase(batch=4, learned=True)
-    monkeypatch.setattr(op_cuda, "_PARTS_BYTES", 2 * 8 * case.size * (case.inputs + case.size))
+    row = 8 * case.size * (case.inputs + case.size)
+    monkeypatch.setattr(launch_helpers, "PARTS_BYTES", 2 * row)
     torch.use_deterministic_algorithms(True)
     try:
         compare(case)

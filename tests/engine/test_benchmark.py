@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from snn_eventprop.benchmark import cost_model
+from snn_eventprop.benchmark import cost_model, fuse
+from snn_eventprop.benchmark.__main__ import main
 from snn_eventprop.benchmark.cases import Case, draw_events, draw_targets
 from snn_eventprop.benchmark.cost_model import TERMS, Load, Point
 from snn_eventprop.benchmark.epoch import floor
@@ -19,23 +20,27 @@ from snn_eventprop.benchmark.peers import PEERS, method
 TINY = Case(steps=100, hidden=8, batch=2, events=300, spikes=3.0, duration=0.1)
 
 
-def run(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "snn_eventprop.benchmark", *map(str, arguments)],
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == status, done.stderr
-    return done
+def refused(capsys, *arguments: object) -> str:
+    """What the command says of options that it does not take."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(map(str, arguments)))
+    assert ended.value.code == 2
+    return capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_row_for_every_method_with_its_spikes_memory_gradient_and_epoch(tmp_path):
-    done = run(
+    arguments = (
         "--shapes", "20x8x2", "--duration", 0.02, "--events", 200, "--spikes", 1,
         "--repeats", 2, "--threads", 1, "--methods", "grid", "snntorch", "--gradients", "--epoch",
         "--epoch-samples", 3, "--json", tmp_path / "rows.json", "--output", tmp_path / "table.txt",
         "--png", tmp_path / "rows.png",
     )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "snn_eventprop.benchmark", *map(str, arguments)],
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     assert "ours, grid" in done.stdout and "snnTorch BPTT" in done.stdout
     assert (tmp_path / "table.txt").read_text() in done.stdout + "\n"
     assert (tmp_path / "rows.png").read_bytes()[:4] == b"\x89PNG"
@@ -51,20 +56,20 @@ def test_a_row_for_every_method_with_its_spikes_memory_gradient_and_epoch(tmp_pa
     assert all(row["whole"] > row["steps"] > 0 for row in found["epochs"])
 
 
-def test_bad_options_are_named():
+def test_bad_options_are_named(capsys):
     for arguments in (
         ("--shapes", "20x8"), ("--batch", "0"), ("--methods", "nobody"), ("--dt", "-1"),
     ):
-        assert arguments[1] in run(*arguments, status=2).stderr
+        assert arguments[1] in refused(capsys, *arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said():
-    assert "torch.cuda.is_available() is False" in run("--device", "cuda", status=2).stderr
+def test_a_missing_gpu_is_said(capsys):
+    assert "torch.cuda.is_available() is False" in refused(capsys, "--device", "cuda")
 
 
-def test_a_missing_folder_is_said_before_anything_runs(tmp_path):
-    assert "nowhere" in run("--json", tmp_path / "nowhere" / "rows.json", status=2).stderr
+def test_a_missing_folder_is_said_before_anything_runs(tmp_path, capsys):
+    assert "nowhere" in refused(capsys, "--json", tmp_path / "nowhere" / "rows.json")
 
 
 @pytest.mark.parametrize("name", [name for name in PEERS if PEERS[name].module != "ours"])
@@ -112,15 +117,18 @@ def test_the_floor_counts_rows():
 
 
 @pytest.mark.parametrize("neuron", ["Leaky", "Synaptic"])
-def test_the_benchmark_of_fused_models_times_a_model_before_and_after(neuron):
+def test_the_benchmark_of_fused_models_times_a_model_before_and_after(neuron, monkeypatch, capsys):
     pytest.importorskip("snntorch")
-    done = subprocess.run(
-        [sys.executable, "-m", "snn_eventprop.benchmark.fuse", "--steps", "20", "--batch", "2",
-         "--hidden", "8", "--events", "200", "--repeats", "1", "--neuron", neuron],
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    head, names, *rows, fusion = done.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", [
+        "fuse", "--steps", "20", "--batch", "2", "--hidden", "8", "--events", "200",
+        "--repeats", "1", "--neuron", neuron,
+    ])  # fmt: skip
+    threads = torch.get_num_threads()
+    try:
+        fuse.main()
+    finally:
+        torch.set_num_threads(threads)
+    head, names, *rows, fusion = capsys.readouterr().out.splitlines()
     assert f"{neuron}, T=20, H=8, B=2" in head and names.split() == ["ms", "per", "sample", "speed"]
     assert [row.split("  ")[0] for row in rows] == [
         "before, surrogate gradients", "swap(model)", "swap(model, fuse=True)"

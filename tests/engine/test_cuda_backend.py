@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.cuda_cases import RESETS, ExactCase, GridCase, assert_close
+from support.pairwise import pairwise
 
 from snn_eventprop import (
     EventPropLI,
@@ -20,13 +21,15 @@ from snn_eventprop import (
     _extras,
     diagnostics,
 )
-from snn_eventprop.backends.cuda import ops as op_cuda
-from snn_eventprop.layers.layers import closed_form
+from snn_eventprop.backends.cuda import exact_launch, grid_launch, launch_helpers
+from snn_eventprop.layers import closed_form
 from snn_eventprop.ops import grid as op
 from snn_eventprop.ops.bin_times import bin_of
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+DTYPES = {"f32": torch.float32, "f64": torch.float64}
+RECURRENT = {"feedforward": False, "recurrent": True}
 
 
 @pytest.mark.slow
@@ -35,7 +38,7 @@ def test_kernels_compute_in_the_simulator_what_the_cpu_does():
     here = Path(__file__).parent
     done = subprocess.run(
         [
-            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "300",
+            sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "300", "-n", "0",
             here / "simulated_cuda.py",
         ],
         env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}, cwd=here.parents[1],
@@ -120,10 +123,13 @@ def test_cases_at_the_threshold_are_drawn_again_and_not_for_ever():
 
 
 @on_gpu
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("reset", RESETS, ids=str)
-@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
-@pytest.mark.parametrize("before", ["", "spikes", "slopes"])
+@pairwise(
+    reset={f"{reset}-{'delayed' if delayed else 'immediate'}": (reset, delayed)
+           for reset, delayed in RESETS},
+    before={"from rest": "", "spikes before": "spikes", "slopes before": "slopes"},
+    dtype=DTYPES,
+    recurrent=RECURRENT,
+)  # fmt: skip
 def test_grid_equals_the_cpu(dtype, reset, recurrent, before):
     compare(
         GridCase(
@@ -153,9 +159,11 @@ def test_grid_equals_the_cpu_for_any_shape(dtype, seed):
 
 
 @on_gpu
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
-@pytest.mark.parametrize("options", [{}, {"learned": True, "timed": True, "weighted": True}])
+@pairwise(
+    dtype=DTYPES,
+    recurrent=RECURRENT,
+    options={"weights": {}, "everything": {"learned": True, "timed": True, "weighted": True}},
+)
 def test_grid_with_delays_equals_the_cpu(dtype, recurrent, options):
     compare(
         GridCase(
@@ -178,10 +186,12 @@ def test_grid_equals_the_cpu_for_long_and_large_layers(dtype, steps, size):
 
 
 @on_gpu
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("taus", ["each", "shared", "equal"])
-@pytest.mark.parametrize("recurrent", [False, True], ids=["feedforward", "recurrent"])
-@pytest.mark.parametrize("shape", [(1, 1, 30), (5, 40, 60), (2, 700, 10)], ids=str)
+@pairwise(
+    taus=["each", "shared", "equal"],
+    shape={"one neuron": (1, 1, 30), "small": (5, 40, 60), "wide": (2, 700, 10)},
+    dtype=DTYPES,
+    recurrent=RECURRENT,
+)
 def test_exact_equals_the_cpu(dtype, taus, recurrent, shape):
     batch, size, events = shape
     compare(
@@ -195,8 +205,9 @@ def test_exact_equals_the_cpu(dtype, taus, recurrent, shape):
 @on_gpu
 def test_spikes_without_room_are_run_again(monkeypatch):
     for case in (GridCase(learned=True), ExactCase(learned=True)):
-        monkeypatch.setattr(op_cuda, "first_room", lambda *_: 1)
-        monkeypatch.setattr(op_cuda, "_most", {})
+        for launches in (grid_launch, exact_launch):
+            monkeypatch.setattr(launches, "first_room", lambda *_: 1)
+        monkeypatch.setattr(launch_helpers, "most_spikes", {})
         compare(case, torch.float64)
 
 

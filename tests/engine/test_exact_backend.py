@@ -5,68 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.exact_cases import (
+    leaves,
+    make_events,
+    make_layer,
+    reference_gradients,
+    reference_runs,
+    run,
+)
+from support.pairwise import pairwise
 
+from snn_eventprop.backends.cpu import exact_launch
 from snn_eventprop.backends.cpu.coefficients import coefficients
-from snn_eventprop.backends.reference import exact as reference
 from snn_eventprop.neurons import lif as equations
-from snn_eventprop.ops import exact as op_exact
-
-DURATION = 0.1
 
 
-def make_layer(seed, size=6, inputs=5, *, recurrent=True, taus="each", strength=1.0):
-    rng = np.random.default_rng(seed)
-    tau_mem = rng.uniform(5e-3, 30e-3, size)
-    tau_syn = rng.uniform(2e-3, 10e-3, size)
-    if taus == "shared":
-        tau_mem[:], tau_syn[:] = 20e-3, 5e-3
-    if taus == "equal":
-        tau_syn = tau_mem.copy()
-    if taus == "reversed":  # synapses slower than membranes, and one pair all but equal
-        tau_mem, tau_syn = tau_syn, tau_mem
-        tau_syn[0] = tau_mem[0] * (1 + 1e-6)
-    return reference.ExactLayer(
-        rng.normal(0.8 * strength, strength, (inputs, size)), tau_mem, tau_syn,
-        rng.uniform(0.7, 1.2, size), rng.uniform(-0.2, 0.2, size),
-        rng.normal(0, 0.4 * strength, (size, size)) if recurrent else None,
-    )  # fmt: skip
-
-
-def make_events(seed, samples=2, events=60, inputs=5):
-    rng = np.random.default_rng([seed, 1])
-    times = [np.sort(rng.uniform(0, 0.08, events + b)) for b in range(samples)]
-    units = [rng.integers(0, inputs, len(t)) for t in times]
-    return times, units, rng
-
-
-def leaves(layer, dtype=torch.float64, shared=False):
-    def leaf(array, dtype=dtype):
-        return torch.tensor(array, dtype=dtype, requires_grad=True)
-
-    taus = (layer.tau_mem[:1], layer.tau_syn[:1]) if shared else (layer.tau_mem, layer.tau_syn)
-    return {
-        "weight": leaf(layer.weight),
-        "tau_mem": leaf(taus[0], torch.float64), "tau_syn": leaf(taus[1], torch.float64),
-        "threshold": leaf(layer.threshold),
-        "recurrent": None if layer.recurrent is None else leaf(layer.recurrent),
-    }  # fmt: skip
-
-
-def run(layer, p, times, units, floor, limit=100_000):
-    dtype = p["weight"].dtype
-    packed = torch.tensor(np.concatenate(times), dtype=dtype, requires_grad=True)
-    offsets = torch.tensor(np.cumsum([0] + [len(t) for t in times]))
-    spikes = op_exact.exact_lif(
-        packed, torch.tensor(np.concatenate(units)), offsets, DURATION, p["weight"],
-        p["tau_mem"], p["tau_syn"], p["threshold"], torch.tensor(layer.v_reset, dtype=dtype),
-        torch.tensor(floor, dtype=dtype), recurrent=p["recurrent"], limit=limit,
-    )  # fmt: skip
-    return packed, spikes
-
-
-@pytest.mark.parametrize("recurrent", [True, False])
-@pytest.mark.parametrize("taus", ["each", "shared", "equal", "reversed"])
-@pytest.mark.parametrize("floor", [0.0, 60.0])
+@pairwise(
+    taus=["each", "shared", "equal", "reversed"],
+    recurrent={"recurrent": True, "feedforward": False},
+    floor={"unguarded": 0.0, "guarded": 60.0},
+)
 def test_spikes_and_gradients_equal_the_reference(recurrent, taus, floor):
     strength = 0.2 if taus == "reversed" else 1.0
     layer = make_layer(0, recurrent=recurrent, taus=taus, strength=strength)
@@ -74,7 +32,7 @@ def test_spikes_and_gradients_equal_the_reference(recurrent, taus, floor):
     p = leaves(layer, shared=taus == "shared")
     floors = np.full(6, floor)
     packed, spikes = run(layer, p, times, units, floors)
-    runs = [reference.forward(layer, t, u, DURATION) for t, u in zip(times, units, strict=True)]
+    runs = reference_runs(layer, times, units)
     assert spikes.offsets.diff().tolist() == [len(r.spike_times) for r in runs]
     assert min(spikes.offsets.diff()) > 20
     assert spikes.units.tolist() == [n for r in runs for n in r.spike_units]
@@ -84,11 +42,7 @@ def test_spikes_and_gradients_equal_the_reference(recurrent, taus, floor):
     worth = rng.normal(0, 1, spikes.times.numel())
     marks = rng.normal(0, 1, spikes.times.numel())
     (spikes.times @ torch.tensor(worth) + spikes.marks @ torch.tensor(marks)).backward()
-    ends = spikes.offsets.numpy()
-    expected = [
-        reference.backward(layer, r, worth[lo:hi], marks=marks[lo:hi], floor=floors)
-        for r, lo, hi in zip(runs, ends, ends[1:], strict=False)
-    ]
+    expected = reference_gradients(layer, runs, spikes, worth, marks, floors)
     assert floor == 0 or sum(g.guarded for g in expected) > 0
     for name, leaf in p.items():
         if leaf is None:
@@ -101,15 +55,6 @@ def test_spikes_and_gradients_equal_the_reference(recurrent, taus, floor):
     np.testing.assert_allclose(packed.grad, total, rtol=1e-9, atol=1e-10 * abs(total).max())
 
 
-def of_reference(layer, times, units, spikes, worth):
-    """The reference's gradients of each sample, where spikes are worth so much a second."""
-    ends = spikes.offsets.numpy()
-    return [
-        reference.backward(layer, reference.forward(layer, t, u, DURATION), worth[lo:hi])
-        for t, u, lo, hi in zip(times, units, ends, ends[1:], strict=False)
-    ]
-
-
 def test_states_are_replayed_over_many_segments():
     layer = make_layer(3, strength=0.5)
     times, units, rng = make_events(3, events=900)
@@ -117,7 +62,7 @@ def test_states_are_replayed_over_many_segments():
     _, spikes = run(layer, p, times, units, np.zeros(6))
     worth = rng.normal(0, 1, spikes.times.numel())
     (spikes.times @ torch.tensor(worth)).backward()
-    expected = of_reference(layer, times, units, spikes, worth)
+    expected = reference_gradients(layer, reference_runs(layer, times, units), spikes, worth)
     for name in ("tau_mem", "tau_syn"):
         total = sum(getattr(g, name) for g in expected)
         np.testing.assert_allclose(p[name].grad, total, rtol=1e-8, atol=1e-9 * abs(total).max())
@@ -125,7 +70,7 @@ def test_states_are_replayed_over_many_segments():
 
 def test_each_sample_keeps_its_states_where_one_before_took_the_room(monkeypatch):
     # All samples in one range, as some of a large batch are; at first it has room for two states.
-    monkeypatch.setattr(op_exact, "over_samples", lambda run, work, **_: [run(0, len(work))])
+    monkeypatch.setattr(exact_launch, "over_samples", lambda run, work, **_: [run(0, len(work))])
     layer = make_layer(0, size=1, inputs=1, recurrent=False, strength=70.0)
     times, units, rng = make_events(0, events=10, inputs=1)
     p = leaves(layer)
@@ -133,7 +78,7 @@ def test_each_sample_keeps_its_states_where_one_before_took_the_room(monkeypatch
     assert 256 < spikes.offsets[1] < 500
     worth = rng.normal(0, 1, spikes.times.numel())
     (spikes.times @ torch.tensor(worth)).backward()
-    expected = of_reference(layer, times, units, spikes, worth)
+    expected = reference_gradients(layer, reference_runs(layer, times, units), spikes, worth)
     for name in ("tau_mem", "tau_syn"):
         total = sum(getattr(g, name) for g in expected)
         np.testing.assert_allclose(p[name].grad, total, rtol=1e-8)
@@ -186,7 +131,7 @@ def test_the_membrane_has_its_peak_at_the_peak_time(tau_syn):
     tau_mem, current, voltage = 10e-3, 2.0, 0.3
     peak = equations.peak_time(current, voltage, tau_mem, tau_syn)
     psp = equations.psp_coefficient(peak, tau_mem, tau_syn)
-    i, v = equations.flow(
-        current, voltage, np.exp(-peak / tau_syn), np.exp(-peak / tau_mem), psp
+    i, (v,) = equations.flow(
+        current, (voltage,), (np.exp(-peak / tau_syn), psp, np.exp(-peak / tau_mem))
     )
     assert i == pytest.approx(v, rel=1e-9)

@@ -174,10 +174,14 @@ def assert_first_order(layers, recurrent, loss, use_raster):
 
 @pytest.mark.parametrize(
     "layers,recurrent,use_raster",
-    [(1, False, True), (1, True, False), (2, True, True), (3, False, False), (3, True, False)],
-    ids=["1-feedforward-raster", "1-recurrent-events", "2-recurrent-raster",
-         "3-feedforward-events", "3-recurrent-events"],
-)  # fmt: skip
+    [
+        pytest.param(1, False, True, id="1-feedforward-raster"),
+        pytest.param(1, True, False, id="1-recurrent-events"),
+        pytest.param(2, True, True, id="2-recurrent-raster"),
+        pytest.param(3, False, False, id="3-feedforward-events", marks=pytest.mark.slow),
+        pytest.param(3, True, False, id="3-recurrent-events", marks=pytest.mark.slow),
+    ],
+)
 def test_gradient_converges_first_order_in_dt(layers, recurrent, use_raster):
     assert_first_order(layers, recurrent, "SumExpLoss", use_raster)
 

@@ -80,7 +80,7 @@ def in_layers(seed, tau_mem, tau_syn):
 
 
 @pytest.mark.parametrize(("tau_mem", "tau_syn"), [(20e-3, 5e-3), (5e-3, 20e-3), (10e-3, 10e-3)])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_spike_times_are_those_of_nest(tmp_path, seed, tau_mem, tau_syn):
     ours = in_layers(seed, tau_mem, tau_syn)
     runs = in_nest(tmp_path, seed, (STEP, 2 * STEP), tau_mem, tau_syn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.grid_runs import run_lif
 
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
 from snn_eventprop.ops import grid as op
@@ -71,14 +72,14 @@ def test_skipping_bins_gives_the_spikes_of_stepping_through_them(recurrent, dtyp
     x = events_of(events=150, dtype=dtype)
     steps = 10_000
     packed = op.dense_events(x.to_dense(1e-4), dtype)
-    coefficients = layer._coefficients(30, dtype, layer.threshold)
+    coefficients = layer._constants(30, dtype)[:4]
     zero = torch.zeros(30, dtype=dtype)
     worth = torch.linspace(0, 1, 7, dtype=dtype)
     runs = []
     for record in (False, True):
         weight = layer.weight.detach().t().contiguous().requires_grad_()
         rows = layer._recurrent_rows()
-        spikes = op.grid_lif(
+        spikes = run_lif(
             packed, steps, weight, coefficients, zero, zero,
             recurrent=None if rows is None else rows.detach(), record=record,
         )  # fmt: skip

@@ -11,13 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.compiled_kernels import lend_kernels
+from support.grid_cases import (
+    raster_of,
+    reference_gradients,
+    reference_runs,
+    solve,
+    stacked,
+)
+from support.grid_runs import lif_layer
 from torch import nn
 
 import snn_eventprop
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents, losses
-from snn_eventprop.backends.reference import grid as reference
 from snn_eventprop.discretisation import exponential
-from snn_eventprop.ops import grid as op
 
 DOUBLE = {"dtype": torch.float64}
 TAU_MEM, TAU_SYN = 20e-3, 5e-3
@@ -91,7 +98,7 @@ def test_spikes_beyond_any_first_buffer_are_neither_lost_nor_moved(recurrent):
     rng = np.random.default_rng(0)
     steps, samples, size = 400, 3, 40
     s, c, m = exponential(torch.full((size,), TAU_MEM), torch.full((size,), TAU_SYN), 1e-3)
-    layer = reference.GridLayer(
+    layer = lif_layer(
         weight=rng.normal(1.5, 0.5, (5, size)), s=s.numpy(), c=c.numpy(), m=m.numpy(),
         threshold=np.ones(size), v_reset=np.zeros(size),
         recurrent=rng.normal(0, 0.1, (size, size)) if recurrent else None,
@@ -99,20 +106,16 @@ def test_spikes_beyond_any_first_buffer_are_neither_lost_nor_moved(recurrent):
     driven = (rng.random((steps, samples, 5)) < 0.5) * 1.0
     weight = torch.tensor(layer.weight, requires_grad=True)
     rows = torch.tensor(layer.recurrent, requires_grad=True) if recurrent else None
-    spikes = op.grid_lif(
-        op.dense_events(torch.from_numpy(driven), torch.float64), steps, weight,
-        torch.stack([s, c, m, torch.ones_like(s)]), torch.zeros_like(s), torch.zeros_like(s),
-        recurrent=rows,
-    )  # fmt: skip
-    runs = [reference.forward(layer, driven[:, b]) for b in range(samples)]
-    fired = np.stack([r.spikes for r in runs], 1)
+    spikes = solve(layer, driven, weight=weight, recurrent=rows)
+    runs = reference_runs(layer, driven)
+    fired = stacked(runs, "spikes")
     assert all(r.spikes.sum() > 4 * 1024 for r in runs)
-    raster = op.to_raster(spikes, steps, size, hold=False)
+    raster = raster_of(spikes, steps, size)
     np.testing.assert_array_equal(raster.detach(), fired)
     worth = rng.normal(size=fired.shape).cumsum(0)
     (raster * torch.from_numpy(worth)).sum().backward()
     padded = np.concatenate([worth, np.zeros((1, samples, size))])
-    grads = [reference.backward(layer, runs[b], padded[:, b]) for b in range(samples)]
+    grads = reference_gradients(layer, runs, padded)
     pairs = [(weight.grad, sum(g.weight for g in grads))]
     if recurrent:
         pairs.append((rows.grad, sum(g.recurrent for g in grads)))
@@ -275,29 +278,26 @@ def test_gradients_are_of_this_trial_and_not_of_an_earlier_one():
 def test_bins_are_not_skipped_where_the_map_may_swing_back():
     """Euler steps longer than a time constant flip the sign of V: inhibition can make a spike."""
     s, c, m = (torch.tensor([x], **DOUBLE) for x in (0.5, 0.5, -0.9))
-    layer = reference.GridLayer(
+    layer = lif_layer(
         weight=np.array([[-8.0]]), s=s.numpy(), c=c.numpy(), m=m.numpy(),
         threshold=np.ones(1), v_reset=np.zeros(1),
     )  # fmt: skip
     driven = np.zeros((60, 1, 1))
     driven[3] = 1
-    run = reference.forward(layer, driven[:, 0])
-    spikes = op.grid_lif(
-        op.dense_events(torch.from_numpy(driven), torch.float64), 60,
-        torch.from_numpy(layer.weight), torch.stack([s, c, m, torch.ones_like(s)]),
-        torch.zeros_like(s), torch.zeros_like(s),
-    )  # fmt: skip
+    (run,) = reference_runs(layer, driven)
+    spikes = solve(layer, driven)
     assert run.spikes.sum() > 0
     assert spikes.bins.tolist() == np.flatnonzero(run.spikes).tolist()
 
 
 @pytest.mark.slow
 def test_kernels_cached_on_disk_follow_the_equations(tmp_path):
-    """Numba alone would run a kernel compiled from an older equations.py."""
+    """Numba alone would run a kernel compiled from older equations."""
     package = tmp_path / "snn_eventprop"
     shutil.copytree(
         Path(snn_eventprop.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
     )
+    lend_kernels(tmp_path)
     code = (
         "import torch, snn_eventprop\n"
         "readout = snn_eventprop.EventPropLI(1, 1)\n"
@@ -317,8 +317,9 @@ def test_kernels_cached_on_disk_follow_the_equations(tmp_path):
 
     before = run()
     assert before > 0
-    equations = package / "equations.py"
+    equations = package / "neurons" / "lif.py"
     source = equations.read_text()
-    assert source.count("psp * current") == 1
-    equations.write_text(source.replace("psp * current", "psp * (current + current)"))
+    flow = "m * state[0] + c * current"
+    assert source.count(flow) == 1
+    equations.write_text(source.replace(flow, "m * state[0] + c * (current + current)"))
     assert run() == pytest.approx(2 * before)

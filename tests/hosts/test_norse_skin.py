@@ -12,10 +12,12 @@ import torch
 norse = pytest.importorskip("norse.torch")
 
 from support.host_problem import INPUTS, SIZES, TAU_MEM, TAU_SYN, problem, relative_error  # noqa: E402
+from support.pairwise import pairwise  # noqa: E402
 
 import snn_eventprop.norse as ep  # noqa: E402
 
 NEURONS, INPUT = 5, 4
+DTYPES = {"f64": torch.float64, "f32": torch.float32}
 
 
 def _parameters(per_neuron, dtype, seed=0):
@@ -52,9 +54,9 @@ def _input(name, dtype, steps=40, shape=(3,)):
     return spikes.to(dtype) * (1 if "Recurrent" in name else 4)
 
 
-@pytest.mark.parametrize("name", ["LIFCell", "LIFRecurrentCell"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
-@pytest.mark.parametrize("kind", ["default", "scalar", "per-neuron"])
+@pairwise(
+    name=["LIFCell", "LIFRecurrentCell"], kind=["default", "scalar", "per-neuron"], dtype=DTYPES
+)
 def test_cells_equal_the_host_bit_by_bit(name, dtype, kind):
     parameters = None if kind == "default" else _parameters(kind == "per-neuron", dtype)
     host, ours = _pair(name, parameters, dtype)
@@ -70,11 +72,13 @@ def test_cells_equal_the_host_bit_by_bit(name, dtype, kind):
     assert fired
 
 
-@pytest.mark.parametrize("name", ["LIF", "LIFRecurrent"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
-@pytest.mark.parametrize("kind", ["default", "per-neuron"])
-@pytest.mark.parametrize("shape", [(3,), (), (2, 3)], ids=["batch", "unbatched", "extra"])
-@pytest.mark.parametrize("counts", [0.0, 0.7], ids=["exact", "counts"])
+@pairwise(
+    name=["LIF", "LIFRecurrent"],
+    shape={"batch": (3,), "unbatched": (), "extra": (2, 3)},
+    kind=["default", "per-neuron"],
+    dtype=DTYPES,
+    counts={"exact": 0.0, "counts": 0.7},
+)
 def test_sequences_equal_the_host_and_steps_in_values_and_gradients(
     name, dtype, kind, shape, counts
 ):
@@ -128,9 +132,11 @@ CHANGES = {
 BETWEEN = {**COPIES, **CHANGES}
 
 
-@pytest.mark.parametrize("between", BETWEEN)
-@pytest.mark.parametrize("v_reset", [0.0, -0.1])
-@pytest.mark.parametrize("recurrent", [False, True], ids=["LIFCell", "LIFRecurrentCell"])
+@pairwise(
+    between=list(BETWEEN),
+    recurrent={"LIFCell": False, "LIFRecurrentCell": True},
+    v_reset={"reset to 0": 0.0, "reset below 0": -0.1},
+)
 def test_copies_of_v_have_its_gradient_and_altered_ones_raise(recurrent, v_reset, between):
     """A count of spikes that are not near the end has the gradient 0."""
     p = norse.LIFParameters(
@@ -218,7 +224,10 @@ def test_masked_spikes_between_chunks_are_those_of_the_steps():
     torch.testing.assert_close(gradient(layer), gradient(step))
 
 
-@pytest.mark.parametrize("recurrent", [False, True], ids=["LIFCell", "LIFRecurrentCell"])
+@pytest.mark.parametrize(
+    "recurrent", [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["LIFCell", "LIFRecurrentCell"],
+)  # fmt: skip
 def test_cells_converge_first_order_to_the_continuous_gradient(recurrent):
     task = problem(recurrent, "spikes")
     errors = []

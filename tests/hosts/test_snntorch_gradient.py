@@ -12,6 +12,7 @@ pytest.importorskip("snntorch")
 
 from scipy.integrate import solve_ivp
 from support.host_problem import SIZES, TAU_MEM, TAU_SYN, problem, relative_error
+from support.pairwise import pairwise
 from torch import nn
 
 import snn_eventprop.snntorch as ep
@@ -65,16 +66,18 @@ def _grid_gradients(task, dt, sequence=False, **options):
     return [weight.grad for weight in weights], threshold
 
 
-@pytest.mark.parametrize("recurrent", [False, True], ids=["Synaptic", "RSynaptic"])
-@pytest.mark.parametrize("loss", ["spikes", "membrane"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"reset_mechanism": "subtract"},
-        pytest.param({"reset_mechanism": "subtract", "reset_delay": False}, marks=pytest.mark.slow),
-        pytest.param({"reset_mechanism": "zero", "reset_delay": False}, marks=pytest.mark.slow),
-    ],
-    ids=["delayed", "immediate", "zero"],
+@pairwise(
+    options={
+        "delayed": {"reset_mechanism": "subtract"},
+        "immediate": pytest.param(
+            {"reset_mechanism": "subtract", "reset_delay": False}, marks=pytest.mark.slow
+        ),
+        "zero": pytest.param(
+            {"reset_mechanism": "zero", "reset_delay": False}, marks=pytest.mark.slow
+        ),
+    },
+    recurrent={"Synaptic": False, "RSynaptic": pytest.param(True, marks=pytest.mark.slow)},
+    loss=["spikes", "membrane"],
 )
 def test_step_mode_converges_first_order_to_the_continuous_gradient(recurrent, loss, options):
     task = problem(recurrent, loss)
@@ -89,7 +92,9 @@ def test_step_mode_converges_first_order_to_the_continuous_gradient(recurrent, l
     assert abs(fine_threshold.item() - truth) < 0.4 * abs(coarse_threshold.item() - truth)
 
 
-@pytest.mark.parametrize("reset_delay", [True, False], ids=["delayed", "immediate"])
+@pytest.mark.parametrize(
+    "reset_delay", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["delayed", "immediate"]
+)
 def test_leaky_with_smooth_currents_converges_to_the_continuous_gradient(reset_delay):
     tau, duration, neurons = 10e-3, 50e-3, 3
     rng = np.random.default_rng(0)
@@ -144,6 +149,7 @@ def test_leaky_with_smooth_currents_converges_to_the_continuous_gradient(reset_d
     assert errors[1] < 0.3 * errors[0]
 
 
+@pytest.mark.slow
 def test_without_reset_the_gradient_of_time_above_threshold_is_exact():
     """H(U - theta) is a level then: d/dw of its integral is the sum over crossings of dU / |U'|."""
     layers = ep.Leaky(beta=1.0, reset_mechanism="none", grazing_guard=0.0).double()

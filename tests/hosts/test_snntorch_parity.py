@@ -9,11 +9,13 @@ import torch
 
 snntorch = pytest.importorskip("snntorch")
 
+from support.pairwise import pairwise  # noqa: E402
 from torch import nn  # noqa: E402
 
 import snn_eventprop.snntorch as ep  # noqa: E402
 
 NAMES = ["Leaky", "RLeaky", "Synaptic", "RSynaptic"]
+DTYPES = {"f64": torch.float64, "f32": torch.float32}
 
 
 def _dtype_keeping(shift):
@@ -55,13 +57,15 @@ def _states(layer, returned):
     return shown | ({"spk": returned[0]} if "spk" in names else {})
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("reset_mechanism", ["subtract", "zero", "none"])
-@pytest.mark.parametrize("reset_delay", [True, False], ids=["delayed", "immediate"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+# snnTorch's own RSynaptic raises with reset_delay=False.
+@pairwise(
+    name=NAMES,
+    reset_mechanism=["subtract", "zero", "none"],
+    reset_delay={"delayed": True, "immediate": False},
+    dtype=DTYPES,
+    unless=lambda name, reset_delay, **_: name == "RSynaptic" and not reset_delay,
+)
 def test_step_mode_equals_the_host_bit_by_bit(name, reset_mechanism, reset_delay, dtype):
-    if name == "RSynaptic" and not reset_delay:
-        pytest.skip("snnTorch's own RSynaptic raises with reset_delay=False")
     for seed, (init_hidden, output) in enumerate(itertools.product([False, True], repeat=2)):
         options = {"init_hidden": init_hidden, "output": output}
         options |= {"reset_mechanism": reset_mechanism, "reset_delay": reset_delay}
@@ -81,21 +85,19 @@ def test_step_mode_equals_the_host_bit_by_bit(name, reset_mechanism, reset_delay
         assert fired
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"reset_mechanism": "subtract"},
-        {"reset_mechanism": "zero"},
-        {"reset_mechanism": "zero", "reset_delay": False},
-        {"reset_mechanism": "subtract", "reset_delay": False},
-        {"reset_mechanism": "none"},
-    ],
-    ids=["subtract", "zero", "zero-immediate", "subtract-immediate", "none"],
+@pairwise(
+    name=NAMES,
+    options={
+        "subtract": {"reset_mechanism": "subtract"},
+        "zero": {"reset_mechanism": "zero"},
+        "zero-immediate": {"reset_mechanism": "zero", "reset_delay": False},
+        "subtract-immediate": {"reset_mechanism": "subtract", "reset_delay": False},
+        "none": {"reset_mechanism": "none"},
+    },
+    chunks={"whole": (40,), "chunks": (15, 25), "chunks and steps": (1, 1, 12, 1, 25)},
+    dtype=DTYPES,
+    counts={"exact": 0.0, "counts": 0.7},
 )
-@pytest.mark.parametrize("chunks", [(40,), (15, 25), (1, 1, 12, 1, 25)], ids=str)
-@pytest.mark.parametrize("counts", [0.0, 0.7], ids=["exact", "counts"])
 def test_sequence_mode_equals_step_mode_in_values_and_gradients(
     name, dtype, options, chunks, counts
 ):

@@ -15,7 +15,7 @@ import torch
 from support import continuous
 
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents, diagnostics
-from snn_eventprop.synapses.delays import within
+from snn_eventprop.synapses.delayed import within
 
 DURATION, MAX_DELAY = 0.06, 0.02
 INPUTS, HIDDEN, OUTPUTS = 4, 3, 2
@@ -302,14 +302,16 @@ def test_operators_with_delays_pass_opcheck():
 
     layer, _, raster = layer_and_events()
     events = op.dense_events(raster, torch.float64)
-    numbers = layer._coefficients(5, torch.float64, layer.threshold)
     floor = torch.zeros(5).double()
+    no = floor.new_empty(0)
     torch.library.opcheck(
         torch.ops.snn_eventprop.grid_forward.default,
-        (*events, None, None, None, layer.weight.detach().t().contiguous().requires_grad_(),
-         layer._recurrent_rows().detach(), numbers.detach(), floor, floor, None, None, None, None,
-         60, 1, False, False, False, 0, (layer.delay.detach().t() / 1e-3).requires_grad_(),
-         layer.recurrent_delay.detach().t() / 1e-3),
+        (list(events), [no, no, no],
+         [layer.weight.detach().t().contiguous().requires_grad_(),
+          layer._recurrent_rows().detach(), (layer.delay.detach().t() / 1e-3).requires_grad_(),
+          layer.recurrent_delay.detach().t() / 1e-3],
+         layer._constants(5, torch.float64).detach(), floor, [no, no, no], no, "lif", 60, 1, False,
+         False),
         test_utils=("test_schema", "test_faketensor"),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from support.grid_runs import run_lif
 from torch import nn
 
 from snn_eventprop import (
@@ -20,6 +21,7 @@ from snn_eventprop import (
     losses,
 )
 from snn_eventprop.discretisation import exponential
+from snn_eventprop.neurons.lif import RESETS
 from snn_eventprop.ops import grid as op
 
 DT = 1e-3
@@ -160,21 +162,24 @@ def test_forward_and_backward_operators_pass_torchs_own_checks(case):
     stamps = events.bins.double().requires_grad_()
     currents = torch.from_numpy(rng.normal(0.1, 0.1, (steps, batch, size))).requires_grad_()
     state = torch.zeros(batch, size).double()
+    constants = torch.cat([coefficients, flat[None]])  # and v_reset
+    no = flat.new_empty(0)
+    start = torch.zeros(2, batch, size).double().requires_grad_()
+    probe = torch.zeros(2).double().requires_grad_()
     arguments = {
         "events": (
-            *events, None, stamps, None, weight, recurrent, coefficients.detach(), flat, flat,
-            None, None, None, None, steps, op.RESETS["subtract"], False, False, False, 0, None,
-            None,
+            list(events), [no, stamps, no], [weight, recurrent, no, no], constants.detach(), flat,
+            [no, no, no], probe, "lif", steps, RESETS["subtract"], False, False,
         ),
         "currents": (
-            *op.no_events(batch, flat), None, None, currents, flat.new_empty(0, size), None,
-            coefficients, flat, flat, None, None, None, None, steps, op.RESETS["subtract"], False,
-            False, True, 0, None, None,
+            list(op.no_events(batch, flat)), [no, no, currents],
+            [flat.new_empty(0, size), no, no, no], constants, flat, [no, no, no], no, "lif", steps,
+            RESETS["subtract"], False, True,
         ),
         "everything": (
-            *events, x.requires_grad_(), None, currents, weight, recurrent, coefficients, flat,
-            flat, state.clone().requires_grad_(), state.clone().requires_grad_(), state, None,
-            steps, op.RESETS["zero"], True, True, True, 0, None, None,
+            list(events), [x.requires_grad_(), no, currents], [weight, recurrent, no, no],
+            constants, flat, [start, state, no], probe, "lif", steps, RESETS["later_zero"], True,
+            True,
         ),
     }[case]  # fmt: skip
     torch.library.opcheck(torch.ops.snn_eventprop.grid_forward.default, arguments)
@@ -184,9 +189,9 @@ def test_raster_operators_pass_torchs_own_checks():
     layer = network()[0]
     events = op.dense_events(raster(), torch.float32)
     zero = torch.zeros(6)
-    spikes = op.grid_lif(
+    spikes = run_lif(
         events, 60, layer.weight.t().contiguous().detach(),
-        layer._coefficients(6, torch.float32, layer.threshold).detach(), zero, zero,
+        layer._constants(6, torch.float32)[:4].detach(), zero, zero,
     )  # fmt: skip
     assert spikes.bins.numel() > 10
     stamps = spikes.stamps.detach().requires_grad_()

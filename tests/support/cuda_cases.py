@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from snn_eventprop import discretisation
-from snn_eventprop.ops import exact as op_exact
 from snn_eventprop.ops import grid as op
+from support.exact_runs import run_exact
+from support.grid_runs import run_lif
 
 RESETS = [
     ("subtract", False), ("zero", False), ("none", False),
@@ -96,7 +97,7 @@ class GridCase:
             events.offsets.to(device),
         )  # fmt: skip
         floor = put(np.full(size, self.floor))
-        spikes = op.grid_lif(
+        spikes = run_lif(
             events, steps, wanted["weight"], wanted["coefficients"], put(zero_reset), floor,
             current0=wanted["current0"], voltage0=wanted["voltage0"], reset=reset,
             delayed=delayed, record=self.record, **options,
@@ -172,7 +173,7 @@ class ExactCase:
         }
         v_reset = rng.uniform(-0.2, 0.2, size)
         v_reset[1 : self.together] = v_reset[:1]
-        spikes = op_exact.exact_lif(
+        spikes = run_exact(
             wanted["times"], put(units, dtype=torch.int64), put(offsets, dtype=torch.int64),
             self.duration, wanted["weight"], wanted["tau_mem"], wanted["tau_syn"],
             wanted["threshold"], put(v_reset), put(np.full(size, self.floor)),

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from lightning_modules.data.module import SpokenDigits
-from lightning_modules.fit import quiet
-from lightning_modules.model.classifier import SpikingClassifier
 from lightning_modules.model.network import NetworkOptions
+from lightning_modules.run.quiet import quiet
+from lightning_modules.training.classifier import SpikingClassifier
 
 
 class Keep(Callback):

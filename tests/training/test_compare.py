@@ -18,14 +18,13 @@ pytest.importorskip("lightning")
 
 from lightning_modules import compare, fit
 from lightning_modules.run import callbacks
-from lightning_modules.studies import comparison, similarity
-from lightning_modules.studies.comparison import Run, cells
+from lightning_modules.run.cli import FitCLI
+from lightning_modules.studies import comparison_report, run_queue, similarity
+from lightning_modules.studies.comparison_report import cells
+from lightning_modules.studies.finished_runs import Run
 from lightning_modules.studies.similarity import GradientSimilarity
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder", "no_figures")
 
 
 def test_a_method_is_a_name_and_a_bin_width():
@@ -73,7 +72,9 @@ def test_runs_once_resumes_and_reports(monkeypatch, capsys):
 def test_a_run_that_fails_is_named_with_the_end_of_its_log(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(compare.__file__).parents[1]))
     with pytest.raises(SystemExit, match=r"(?s)grid, seed 0: out/grid/0/log.txt.*max_epoch"):
-        compare.main(["--methods", "grid", "--seeds", "0", "--output", "out", "--max_epoch", "3"])
+        compare.main([
+            "--methods", "grid", "--seeds", "0", "--output", "out", "--trainer.max_epochs", "-3",
+        ])  # fmt: skip
 
 
 def test_the_table_holds_means_and_standard_deviations():
@@ -101,9 +102,9 @@ def test_figures_show_all_there_is_and_read_well():
         written("fast", {"seconds": [2.0, 3.0, 4.0], **curves}, **{"test/accuracy": 0.0}),
         written("slow", {"seconds": [20.0, 30.0, 90.0], **curves}, **{"test/accuracy": 0.0}),
     ]
-    low, high = comparison.similarity(runs).axes[0].get_ylim()
+    low, high = comparison_report.similarity(runs).axes[0].get_ylim()
     assert low < -0.9 and high >= 1
-    figure = comparison.curves(runs)
+    figure = comparison_report.curves(runs)
     over_time, accuracy = figure.axes[1], figure.axes[-1]
     assert over_time.get_xscale() == "log"
     assert not any(label.get_text() for label in over_time.get_xticklabels(minor=True))
@@ -121,11 +122,11 @@ def test_measuring_similarity_changes_nothing_in_training():
         assert math.isfinite(cosine) and cosine > 0.9
 
 
-def test_time_and_throughput_are_those_of_all_epochs_not_of_the_best():
+def test_time_and_throughput_are_those_of_all_epochs_not_of_the_best(runs):
     # Weights that hardly move leave the first epoch the best one.
-    fit.main([*TINY, "--trainer.max_epochs", "3", "--model.lr", "1e-12", "--run_dir", "run"])
-    found = json.loads(Path("run/results.json").read_text())
-    history = rows("run")
+    run = runs("--trainer.max_epochs", "3", "--model.lr", "1e-12").folder
+    found = json.loads((run / "results.json").read_text())
+    history = rows(run)
     assert len(history) == 3 and found["seconds"] == float(history[-1]["seconds"])
     rates = sorted(float(row["samples_per_s"]) for row in history)
     assert found["samples_per_s"] == rates[1]
@@ -150,7 +151,7 @@ def test_the_clock_stands_still_while_gradients_are_compared(monkeypatch):
 
 
 def test_kernels_are_compiled_before_the_clock_starts_and_nothing_else_is_done():
-    cli = fit.FitCLI([*TINY, "--data.blend", "0.5", "--model.rate_strength", "1.0"])
+    cli = FitCLI([*TINY, "--data.blend", "0.5", "--model.rate_strength", "1.0"])
     kinds = [type(callback) for callback in cli.trainer.callbacks]
     assert kinds.index(callbacks.WarmUp) < kinds.index(callbacks.History)
     model, ran = cli.model, []
@@ -174,7 +175,7 @@ def test_networks_with_delays_have_no_exact_gradient_to_compare_with(monkeypatch
     with pytest.raises(ValueError, match=r"max_delay=0\.02: the exact solver has no delays"):
         fit.main([*TINY, *DELAYS, callback])
     planned = []
-    monkeypatch.setattr(compare, "finished", lambda jobs: planned.extend(jobs) or sys.exit())
+    monkeypatch.setattr(run_queue, "finished", lambda jobs: planned.extend(jobs) or sys.exit())
     for options in (DELAYS, []):
         with pytest.raises(SystemExit):
             compare.main(["--methods", "grid", "--seeds", "0", *TINY, *options])
@@ -190,9 +191,9 @@ def test_similarity_needs_a_positive_interval():
 
 def test_similarity_is_the_cosine():
     from lightning_modules.data.loader import Batch
-    from lightning_modules.model.classifier import SpikingClassifier
     from lightning_modules.model.network import NetworkOptions
     from lightning_modules.studies.similarity import similarities
+    from lightning_modules.training.classifier import SpikingClassifier
     from snn_eventprop import SpikeEvents
 
     torch.manual_seed(0)

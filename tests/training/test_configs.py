@@ -14,8 +14,8 @@ pytest.importorskip("tonic")
 
 from support.shd_layout import random_samples, write_shd_file
 
-from lightning_modules import fit
-from lightning_modules.run.configs import config_folder, config_names
+from lightning_modules.options.config_files import config_folder, config_names
+from lightning_modules.run.cli import FitCLI
 
 RECIPE_PAGE = Path(__file__).parents[2] / "docs" / "recipe.md"
 
@@ -35,11 +35,11 @@ def downloads(tmp_path_factory):
 def build(downloads, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def cli(*args: str) -> fit.FitCLI:
+    def cli(*args: str) -> FitCLI:
         arguments = list(args)
         if any(arg.startswith("shd/") for arg in args):
             arguments += ["--data.root", str(downloads), "--data.cache_dir", str(tmp_path / "c")]
-        return fit.FitCLI(arguments)
+        return FitCLI(arguments)
 
     return cli
 

@@ -9,8 +9,8 @@ from support.tiny_run import TINY, assert_same_weights, rows, weights
 pytest.importorskip("lightning")
 
 from lightning_modules import fit
-from lightning_modules.model.classifier import SpikingClassifier
 from lightning_modules.model.network import NetworkOptions
+from lightning_modules.training.classifier import SpikingClassifier
 
 DELAYS = [
     *TINY, "--model.network.max_delay", "0.06", "--model.network.initial_delay", "0.04",
@@ -19,9 +19,7 @@ DELAYS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder", "no_figures")
 
 
 def test_training_moves_delays_and_lowers_the_loss():

@@ -18,9 +18,10 @@ from tonic.transforms import TimeJitter
 
 from lightning_modules import fit
 from lightning_modules.evaluate import evaluate
+from lightning_modules.options import parsers
 from lightning_modules.predict import predict
-from lightning_modules.run import option_errors as messages
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 TRAINED = (2, 5, 7)
 ROWS = ("test/accuracy_seen", "test/accuracy_unseen")
 
@@ -47,6 +48,7 @@ def checkpoint(run: Path) -> str:
     return str(run / "checkpoints/best.ckpt")
 
 
+@pytest.mark.figures
 def test_numbers_are_written_beside_the_figures(run):
     results = evaluate(checkpoint(run))
     found = json.loads((run / "evaluate/results.json").read_text())
@@ -56,6 +58,7 @@ def test_numbers_are_written_beside_the_figures(run):
     assert set(ROWS) <= results.keys()
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("form", ["file", "folder"])
 def test_other_data_need_no_training_file_and_have_a_folder_of_their_own(run, tmp_path, form):
     evaluate(checkpoint(run))
@@ -147,7 +150,7 @@ def test_a_transform_of_training_has_to_be_stated_again(run, tmp_path, monkeypat
         predict(str(data), ours, str(tmp_path / "new.csv"))
     stated = ["--ckpt_path", ours, *(word for pair in options.items() for word in pair)]
     monkeypatch.setattr(sys, "argv", ["evaluate", *stated])
-    messages.command(evaluate, as_positional=False)
+    parsers.command(evaluate, as_positional=False)
     trained = json.loads((tmp_path / "run/results.json").read_text())
     found = json.loads((tmp_path / "run/evaluate/results.json").read_text())
     assert {n: trained[n] for n in trained.keys() & found.keys() if n.startswith("test/")} == (
@@ -155,5 +158,5 @@ def test_a_transform_of_training_has_to_be_stated_again(run, tmp_path, monkeypat
     )
     monkeypatch.setattr(sys, "argv", ["predict", str(data), "--output", "new.csv", *stated])
     monkeypatch.chdir(tmp_path)
-    messages.command(predict, as_positional=True)
+    parsers.command(predict, as_positional=True)
     assert len(Path("new.csv").read_text().splitlines()) == 7

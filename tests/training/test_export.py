@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.pairwise import pairwise
 from support.tiny_run import TINY
 
 pytest.importorskip("lightning")
@@ -21,9 +22,12 @@ import nir
 from lightning_modules import fit
 from lightning_modules.data.loader import BatchKey
 from lightning_modules.export import export
-from lightning_modules.model.classifier import SpikingClassifier
-from lightning_modules.model.network import EventPropNetwork, NetworkOptions
-from lightning_modules.model.stock_weights import for_norse, for_snntorch
+from lightning_modules.methods.eventprop import EventPropNetwork
+from lightning_modules.model.host_weights import for_norse, for_snntorch
+from lightning_modules.model.network import NetworkOptions
+from lightning_modules.run import checkpoints
+from lightning_modules.run.cli import FitCLI
+from lightning_modules.training.classifier import SpikingClassifier
 from snn_eventprop import SpikeEvents
 from snn_eventprop.losses import FirstSpikeLoss, SumExpLoss
 from snn_eventprop.nir import from_nir
@@ -33,9 +37,8 @@ SNNTORCH, NORSE, NIR = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export") / "run"
-    fit.main([*TINY, "--run_dir", str(folder), "--test", "false"])
+def run(runs, tmp_path_factory):
+    folder = runs("--test", "false").copy(tmp_path_factory.mktemp("export") / "run")
     export(str(folder / "checkpoints/last.ckpt"))
     return folder
 
@@ -43,7 +46,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def spoken(run):
     """Events of twelve samples, and the trained network in float64."""
-    cli = fit.FitCLI([*TINY, "--run_dir", str(run / "other")])
+    cli = FitCLI([*TINY, "--run_dir", str(run / "other")])
     dataset = cli.datamodule.train_dataloader().dataset
     events = dataset[BatchKey(0, 0, np.arange(12))].events
     model = SpikingClassifier.load_from_checkpoint(run / "checkpoints/last.ckpt")
@@ -144,9 +147,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("reads", ["trace", "spikes"])
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("library", ["snntorch", "norse"])
+@pairwise(case=list(CASES), library=["snntorch", "norse"], reads=["trace", "spikes"])
 def test_all_kinds_of_networks_export(library, case, reads, stock):
     torch.manual_seed(0)
     options = {"hidden": [12], "input_mean": 1.0, "input_std": 0.5, "recurrent_std": 0.3}
@@ -217,13 +218,13 @@ def test_methods_with_other_neurons_are_refused(tmp_path):
 
 def test_parameters_without_a_place_are_refused(monkeypatch, run, tmp_path):
     """Such as a layer of a later version may have."""
-    load = SpikingClassifier.load_from_checkpoint
+    load = checkpoints.load_trained
 
-    def with_more(*args, **kwargs):
-        model = load(*args, **kwargs)
+    def with_more(path):
+        model, data = load(path)
         model.network.hidden[0].register_buffer("delays", torch.zeros(3))
-        return model
+        return model, data
 
-    monkeypatch.setattr(SpikingClassifier, "load_from_checkpoint", with_more)
+    monkeypatch.setattr(checkpoints, "load_trained", with_more)
     with pytest.raises(SystemExit, match="has delays, for which there is no node"):
         export(str(run / "checkpoints/last.ckpt"), str(tmp_path / "out"))

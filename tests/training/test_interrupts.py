@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -19,17 +18,13 @@ pytest.importorskip("lightning")
 from support.shd_layout import random_samples, write_shd_file
 
 from lightning_modules import fit
-from lightning_modules.run.atomic_files import WholeCheckpoints, WriteError, whole_file
+from lightning_modules.run.atomic_files import WriteError, whole_file
+from lightning_modules.run.checkpoint_files import WholeCheckpoints
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
+pytestmark = pytest.mark.usefixtures("own_folder", "no_figures")
 
 
 @pytest.mark.slow
@@ -54,10 +49,9 @@ def test_sigkill_at_a_random_moment_then_last_ends_with_the_same_bits():
     assert len(rows("cut")) == 24, f"killed {pause:.3f} s after the first epoch"
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(capsys):
-    options = [*TINY, "--test", "false"]
-    fit.main([*options, "--run_dir", "runs/0001"])
-    fit.main([*options, "--run_dir", "runs/0002", "--seed_everything", "5"])
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(runs, capsys):
+    runs("--test", "false").copy("runs/0001")
+    runs("--test", "false", "--seed_everything", "5").copy("runs/0002")
     before = weights("runs/0002")
     Path("runs/0002/checkpoints/last.ckpt").unlink()
     now = time.time()
@@ -68,7 +62,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(capsys):
         assert torch.equal(values, before[name]), name
 
 
-def test_a_full_disk_is_named_and_the_last_checkpoint_stays_whole():
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays_whole(runs):
     resource = pytest.importorskip("resource")
     options = [*TINY, "--test", "false", "--run_dir", "run"]
     fit.main([*options, "--trainer.max_epochs", "1"])
@@ -85,8 +80,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays_whole():
     assert checkpoint.read_bytes() == before
     assert [path.name for path in checkpoint.parent.iterdir() if "partial" in path.name] == []
     fit.main([*options, "--ckpt_path", "last", "--trainer.max_epochs", "3"])
-    fit.main([*options, "--run_dir", "whole", "--trainer.max_epochs", "3"])
-    assert_same_weights("whole", "run")
+    assert_same_weights(runs("--test", "false", "--trainer.max_epochs", "3").folder, "run")
 
 
 def test_a_checkpoint_whose_writing_is_killed_is_the_one_before(tmp_path, monkeypatch):

@@ -16,9 +16,8 @@ pytest.importorskip("lightning")
 from support import offline_wandb
 
 from lightning_modules import fit
-from lightning_modules.run import callbacks, loggers, media
+from lightning_modules.run import callbacks, logged_media, loggers
 from snn_eventprop import EventPropLIF, diagnostics
-from snn_eventprop.ops import _jumps as _report
 
 SCALARS = {
     *(f"{stage}/{name}" for stage in ("train", "val", "test")
@@ -36,13 +35,7 @@ HISTOGRAMS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", "WANDB_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder", "no_account", "no_figures")
 
 
 def test_wandb_gets_everything_offline_and_training_does_not_notice():
@@ -77,6 +70,7 @@ def test_a_resumed_run_goes_on_in_its_run_of_wandb(monkeypatch):
     assert loggers.wandb_id(Path()) is None
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_numbers_pictures_and_histograms():
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -175,9 +169,10 @@ def test_guarded_spikes_are_summed_where_they_are_counted():
     # Tensors without memory, which cannot be read, stand for those of a GPU.
     layers = torch.nn.ModuleList([EventPropLIF(2, 3), EventPropLIF(3, 3)])
     number = torch.zeros(1, dtype=torch.int64, device="meta")
+    probe = torch.zeros(2, device="meta", requires_grad=True)
+    probe.grad = torch.zeros(2, device="meta")
     for layer in layers:
-        diagnostics.keep_record(layer, diagnostics.LayerRecord(number, number, 3))
-        _report.record_jumps(id(layer), number, number)
+        diagnostics.keep_record(layer, diagnostics.LayerRecord(number, number, 3, probe))
     gradients = callbacks.Gradients()
     for _ in range(2):
         gradients.on_after_backward(None, SimpleNamespace(network=layers))
@@ -198,12 +193,12 @@ def test_histograms_leave_out_what_is_not_finite():
         is_global_zero, global_step, loggers = True, 3, (Logger(),)
 
     values = torch.tensor([1.0, float("nan"), 2.0, float("inf")])
-    media.log_histogram(Trainer(), "some", values)
+    logged_media.log_histogram(Trainer(), "some", values)
     assert np.sum(logged["some"].histogram) == 2
-    media.log_histogram(Trainer(), "none", values[1:2])
+    logged_media.log_histogram(Trainer(), "none", values[1:2])
     assert "none" not in logged
 
 
 def test_the_interval_of_pictures_is_positive():
     with pytest.raises(ValueError, match="every must be at least 1 epoch, got 0"):
-        media.Media(every=0)
+        logged_media.LogMedia(every=0)

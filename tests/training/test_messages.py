@@ -13,12 +13,11 @@ pytest.importorskip("lightning")
 from support.shd_layout import random_samples, write_shd_file
 
 from lightning_modules import crossval, fit
-from lightning_modules.run.option_errors import blamed, suggestions
+from lightning_modules.options.suggestions import suggestions
+from lightning_modules.run.option_errors import blamed
+from lightning_modules.training.classifier import SpikingClassifier
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder", "no_figures")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_one_voice_is_too_few_to_hold_one_out(command, tmp_path):
     for split in ("train", "test"):
         write_shd_file(tmp_path / f"d/x_{split}.h5", random_samples(12), speakers=[3] * 12)
     data = ["--data.root", str(tmp_path / "d"), "--data.cache_dir", str(tmp_path / "cache")]
-    with pytest.raises(SystemExit, match=r"error: .*the training file has 1 voice\(s\)"):
+    with pytest.raises(SystemExit, match=r"error: .*the training file has 1 speaker\(s\)"):
         command(["--config", "tiny", *data])
 
 
@@ -62,7 +61,7 @@ def test_errors_while_training_keep_their_traceback(monkeypatch):
     def broken(*args):
         raise ValueError("a defect")
 
-    monkeypatch.setattr(fit.SpikingClassifier, "training_step", broken)
+    monkeypatch.setattr(SpikingClassifier, "training_step", broken)
     with pytest.raises(ValueError, match="a defect"):
         fit.main(TINY)
 

@@ -8,10 +8,12 @@ import torch
 
 pytest.importorskip("lightning")
 
+from support.grid_runs import lif_layer
 from support.tiny_run import TINY, rows
 
 from lightning_modules import evaluate, fit
-from lightning_modules.methods import METHODS, build_network, filters
+from lightning_modules.methods import METHODS, filters
+from lightning_modules.methods.build import build_network
 from lightning_modules.methods.stepped import Maps, maps
 from lightning_modules.model.network import NetworkOptions
 from snn_eventprop import SpikeEvents
@@ -73,8 +75,9 @@ def test_norse_steps_are_the_grid_reference_with_a_reset_to_zero(options, events
             recurrent = layer.recurrent_weight.detach().numpy().T.copy()
             if not layer.recurrent_diagonal:
                 np.fill_diagonal(recurrent, 0)
-        reference = reference_grid.GridLayer(
-            layer.weight.detach().numpy().T, s, c, m, threshold, 0 * threshold, recurrent, "zero"
+        reference = lif_layer(
+            layer.weight.detach().numpy().T, s, c, m, threshold, 0 * threshold, "zero",
+            recurrent=recurrent,
         )
         runs = [reference_grid.forward(reference, signal[:, b]).spikes for b in range(BATCH)]
         signal = np.stack(runs, 1)
@@ -204,8 +207,8 @@ def test_paralif_spikes_where_its_membrane_rises(events):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_is_evaluated_from_its_checkpoint(method, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("own_folder", "no_figures")
+def test_every_method_trains_and_is_evaluated_from_its_checkpoint(method):
     results = fit.main([*TINY, "--model.method", method, "--model.network.dt", "5e-3"])
     assert len(rows("runs/0001")) == 2
     again = evaluate.evaluate("best")
@@ -226,6 +229,6 @@ def test_what_a_method_cannot_do_is_said_at_construction():
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr("lightning_modules.methods.find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_modules.methods.build.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "snn-eventprop\[norse\]"'):
         network("norse")

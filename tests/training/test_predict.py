@@ -14,21 +14,18 @@ pytest.importorskip("tonic")
 
 from support.shd_layout import CLASSES, random_samples, write_shd_file
 
-from lightning_modules import fit
 from lightning_modules.data.loader import BatchKey
-from lightning_modules.model.classifier import SpikingClassifier
 from lightning_modules.predict import predict
+from lightning_modules.run.cli import FitCLI
+from lightning_modules.training.classifier import SpikingClassifier
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
-    fit.main([*TINY, "--run_dir", str(folder / "run"), "--test", "false"])
+    runs("--test", "false").copy(folder / "run")
     return folder
 
 
@@ -44,7 +41,7 @@ def test_probabilities_are_those_of_the_network(run):
     names = [name[2:-1] for name in table[0] if name.startswith("p(")]
     assert len(names) == 20
 
-    cli = fit.FitCLI([*TINY, "--run_dir", str(run / "other")])
+    cli = FitCLI([*TINY, "--run_dir", str(run / "other")])
     model = SpikingClassifier.load_from_checkpoint(checkpoint)
     batch = cli.datamodule.file_dataset(run / "new.h5")[BatchKey(0, 0, np.arange(7))]
     expected = model.network(batch.events).logits.softmax(1)
@@ -98,7 +95,7 @@ def test_what_cannot_be_read_is_named(run, tmp_path):
     with pytest.raises(SystemExit, match="no checkpoint"):
         predict(str(tmp_path / "cut.h5"), str(tmp_path / "none.ckpt"))
     with pytest.raises(SystemExit, match=r"error: .*cut\.h5 is not a checkpoint of fit"):
-        predict(str(tmp_path / "new.h5"), str(tmp_path / "cut.h5"))
+        predict(str(tmp_path / "cut.h5"), str(tmp_path / "cut.h5"))
     path = write_shd_file(tmp_path / "wide.h5", [([0.1], [701])])
     with pytest.raises(SystemExit, match=r"has unit 701.*need a network that was trained with"):
         predict(str(path), checkpoint)

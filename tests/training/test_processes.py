@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from support.tiny_run import TINY
 
 from lightning_modules.evaluate import evaluate
-from lightning_modules.run.processes import shared_run
+from lightning_modules.run.distributed import shared_run
 
 SCRIPT = Path(__file__).parents[1] / "support" / "processes_script.py"
 FUSED_SCRIPT = Path(__file__).parents[1] / "support" / "fused_script.py"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 
 import numpy as np
 import pytest
@@ -12,15 +11,14 @@ import torch
 pytest.importorskip("lightning")
 
 from lightning.pytorch import Trainer
-from support.tiny_run import TINY, assert_same_weights, rows, weights
+from support.tiny_run import TINY, assert_same_weights, interrupt, rows, weights
 
 from lightning_modules import fit
-from lightning_modules.model import classifier
-from lightning_modules.model.classifier import SpikingClassifier
 from lightning_modules.model.network import NetworkOptions
-from lightning_modules.model.recipe import HalveOnPlateau, LiftSilent, ease_in
-from lightning_modules.run import callbacks
 from lightning_modules.run.checkpoints import load_trained
+from lightning_modules.training import classifier
+from lightning_modules.training.classifier import SpikingClassifier
+from lightning_modules.training.recipe import HalveOnPlateau, LiftSilent, ease_in
 
 
 def test_ease_in_grows_five_percent_a_step_from_a_thousandth():
@@ -102,8 +100,8 @@ ASLEEP = [
 LIFTED = ["--model.lift_silent", "0.05"]
 
 
-def test_lifting_wakes_a_silent_network(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("own_folder", "no_figures")
+def test_lifting_wakes_a_silent_network():
     asleep = [*ASLEEP, "--trainer.max_epochs", "4"]
     fit.main([*asleep, "--run_dir", "silent"])
     fit.main([*asleep, "--run_dir", "lifted", *LIFTED])
@@ -113,8 +111,8 @@ def test_lifting_wakes_a_silent_network(tmp_path, monkeypatch):
     assert share[1][0] == 1.0 and share[1][-1] == 0.0
 
 
-def test_a_checkpoint_holds_the_weights_that_were_validated(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("own_folder", "no_figures")
+def test_a_checkpoint_holds_the_weights_that_were_validated():
     fit.main([*ASLEEP, *LIFTED, "--trainer.max_epochs", "1", "--run_dir", "run"])
     (row,) = rows("run")
     trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
@@ -129,7 +127,7 @@ def test_a_checkpoint_holds_the_weights_that_were_validated(tmp_path, monkeypatc
 
 
 EVERYTHING = [
-    *TINY, "--data.channel_shift", "20", "--data.blend", "0.5", "--test", "false",
+    "--data.channel_shift", "20", "--data.blend", "0.5", "--test", "false",
     "--trainer.max_epochs", "4", "--model.ease_in", "true", "--model.lift_silent", "0.01",
     "--model.halve_on_plateau", "true", "--model.halving_gap", "1",
     "--model.network.input_mean", "0.008", "--model.network.heterogeneous", "true",
@@ -137,39 +135,28 @@ EVERYTHING = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("own_folder", "no_figures")
 @pytest.mark.parametrize(("val_fraction", "step"), [("0.1", 7), ("0", 7), ("0.1", 6)])
-def test_an_interrupted_recipe_ends_with_the_same_bits(val_fraction, step, tmp_path, monkeypatch):
+def test_an_interrupted_recipe_ends_with_the_same_bits(val_fraction, step, runs, monkeypatch):
     """Cut in the middle of an epoch, with counts and averages under way, or at its end."""
-    monkeypatch.chdir(tmp_path)
     # Averages without much memory, so that four epochs see a halving.
     quick = functools.partial(HalveOnPlateau, fast=0.9, slow=0.0)
     monkeypatch.setattr(classifier, "HalveOnPlateau", quick)
     options = [*EVERYTHING, "--data.val_fraction", val_fraction]
-    fit.main([*options, "--run_dir", "whole"])
-    original = callbacks.History.on_train_batch_end
-
-    def press_ctrl_c(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == step:  # of 12 in four epochs
-            signal.raise_signal(signal.SIGINT)
-
-    handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(callbacks.History, "on_train_batch_end", press_ctrl_c)
-        fit.main([*options, "--run_dir", "cut"])
-    signal.signal(signal.SIGINT, handler)
+    whole = runs(*options).folder
+    interrupt([*TINY, *options, "--run_dir", "cut"], step)  # of 12 in four epochs
     assert torch.load("cut/checkpoints/last.ckpt", weights_only=True)["global_step"] == step
     fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
-    assert_same_weights("whole", "cut")
-    rates = [float(row["lr"]) for row in rows("whole")]
+    assert_same_weights(whole, "cut")
+    rates = [float(row["lr"]) for row in rows(whole)]
     assert rates == [float(row["lr"]) for row in rows("cut")]
     steps = [2, 5, 8, 11]  # at which the last learning rate of each epoch was set
     factors = [r / (1e-3 * 1.05**k) for r, k in zip(rates, steps, strict=True)]
     assert min(factors) < 0.6 * max(factors)  # halved on the way
     # Lifting had something to do.
-    fit.main([*options, "--run_dir", "unlifted", "--model.lift_silent", "0"])
+    unlifted = runs(*options, "--model.lift_silent", "0").folder
     name = "network.hidden.0.weight"
-    assert not torch.equal(weights("unlifted")[name], weights("whole")[name])
+    assert not torch.equal(weights(unlifted)[name], weights(whole)[name])
 
 
 @pytest.mark.parametrize(

@@ -22,19 +22,14 @@ pytest.importorskip("lightning")
 from support.shd_layout import random_samples, write_shd_file
 
 from lightning_modules import crossval, fit
-from lightning_modules.studies import jobs
-from lightning_modules.studies.comparison import Run
-from lightning_modules.studies.repeats import spread, validation_curves
+from lightning_modules.studies import cross_validation, run_queue
+from lightning_modules.studies.finished_runs import Run
+from lightning_modules.studies.run_statistics import spread, validation_curves
 
 VOICES = (2, 5, 7)
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
+pytestmark = pytest.mark.usefixtures("own_folder", "no_figures")
 
 
 def write_data(folder: Path, voices=VOICES, splits=("train", "test")) -> Path:
@@ -75,7 +70,7 @@ def commands(monkeypatch) -> list[list[str]]:
         fit.main(list(command[3:]))
         yield 1
 
-    monkeypatch.setattr(jobs, "follow", follow)
+    monkeypatch.setattr(run_queue, "follow", follow)
     return seen
 
 
@@ -110,8 +105,8 @@ def test_every_voice_is_left_out_once_and_the_test_file_is_used_once(options, co
     assert found["test"]["test/accuracy"]["std"] == pytest.approx(np.std(tests, ddof=1))
     assert json.loads(Path("out/crossval.json").read_text())["voices"] == list(VOICES)
     page = Path("out/crossval.md").read_text()
-    assert "| seed | voice 2 | voice 5 | voice 7 |" in page and str(spread(tests)) in page
-    assert "| test | voices of the training file | never heard |" in page
+    assert "| seed | speaker 2 | speaker 5 | speaker 7 |" in page and str(spread(tests)) in page
+    assert "| test | speakers of the training file | never heard |" in page
     assert Path("out/crossval.png").read_bytes()[:4] == b"\x89PNG"
     assert "never heard" in capsys.readouterr().out
 
@@ -124,21 +119,22 @@ def test_the_epochs_are_the_first_at_which_the_mean_over_voices_is_highest():
         lines = ["epoch,val/accuracy", *(f"{k},{value}" for k, value in enumerate(curve))]
         Path(f"{voice}/metrics.csv").write_text("\n".join(lines))
         runs.append(Run("", 0, Path(f"{voice}"), {}))
-    epochs, accuracies = crossval.chosen_epochs(runs)
+    epochs, accuracies = cross_validation.chosen_epochs(runs)
     assert epochs == 3 and accuracies.tolist() == [0.6, 0.8]
     # Validated every second epoch.
     for voice, (second, fourth) in enumerate(((0.5, 0.6), (0.3, 0.8))):
         lines = ["epoch,val/accuracy", "0,", f"1,{second}", "2,", f"3,{fourth}"]
         Path(f"{voice}/metrics.csv").write_text("\n".join(lines))
-    epochs, accuracies = crossval.chosen_epochs(runs)
+    epochs, accuracies = cross_validation.chosen_epochs(runs)
     assert epochs == 4 and accuracies.tolist() == [0.6, 0.8]
     (axes,) = validation_curves({"both": runs}, {}).axes
     assert axes.lines[0].get_xdata().tolist() == [2, 4]
     assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_kept_and_what_was_cut_goes_on(options, commands, monkeypatch):
-    in_process = jobs.follow
+    in_process = run_queue.follow
 
     def killed_in_the_second_fold(command, job, lock, environment=None):
         if "voice_5" in str(job.folder):
@@ -155,7 +151,7 @@ def test_what_is_complete_is_kept_and_what_was_cut_goes_on(options, commands, mo
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         # A schedule that knows nothing of the number of epochs, as that is cut short above.
-        patch.setattr(jobs, "follow", killed_in_the_second_fold)
+        patch.setattr(run_queue, "follow", killed_in_the_second_fold)
         crossval.main(["--output", "cut", *options, "--model.cosine", "false"])
     first = Path("cut/seed_0/voice_2/results.json").stat().st_mtime_ns
     assert len(commands) == 2
@@ -172,18 +168,18 @@ def test_what_is_complete_is_kept_and_what_was_cut_goes_on(options, commands, mo
 
 
 def test_other_options_do_not_mix_with_the_runs_that_are_there(options, commands):
-    job = jobs.Job("run", Path("out/run"), [*options, "--test", "false"])
-    list(jobs.finished([job]))
+    job = run_queue.Job("run", Path("out/run"), [*options, "--test", "false"])
+    list(run_queue.finished([job]))
     assert len(commands) == 1
-    list(jobs.finished([job]))
+    list(run_queue.finished([job]))
     assert len(commands) == 1
     with pytest.raises(SystemExit, match=r"out/run holds a run with other options .*another fold"):
-        list(jobs.finished([job._replace(options=[*job.options, "--model.lr", "1"])]))
+        list(run_queue.finished([job._replace(options=[*job.options, "--model.lr", "1"])]))
 
 
 def test_training_on_all_voices_follows_the_schedule_of_the_folds(options, tmp_path):
     options = [*options, "--data.val_fraction", "0", "--test", "false"]
-    stop = "--trainer.callbacks+=lightning_modules.model.recipe.StopAfter"
+    stop = "--trainer.callbacks+=lightning_modules.training.recipe.StopAfter"
     fit.main([*options, "--run_dir", "stopped", stop, "--trainer.callbacks.epochs=2"])
     keep = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
     fit.main([
@@ -205,7 +201,7 @@ def test_training_on_all_voices_follows_the_schedule_of_the_folds(options, tmp_p
     ("voices", "splits", "more", "message"),
     [
         (VOICES, ("train", "valid", "test"), [], "validation file of their own.*fit --seeds 0 1 2"),
-        ((4,), ("train", "test"), [], r"has 1 voice\(s\).*val_by sample"),
+        ((4,), ("train", "test"), [], r"has 1 speaker\(s\).*val_by sample"),
         (VOICES, ("train", "test"), ["--data.fold", "1"], r"leave --data\.fold out"),
         (VOICES, ("train", "test"), ["--data.root", "nowhere"], "error: nowhere: "),
     ],
@@ -248,10 +244,10 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     entered = threading.Event()
 
     def second():
-        with jobs.alone(tmp_path):
+        with run_queue.alone(tmp_path):
             entered.set()
 
-    with jobs.alone(tmp_path):
+    with run_queue.alone(tmp_path):
         thread = threading.Thread(target=second)
         thread.start()
         assert not entered.wait(0.3)
@@ -264,9 +260,9 @@ def test_killed_and_started_again_the_run_under_way_is_waited_for(options):
     """Real processes; the kill takes the one in charge, its run lives on."""
     pytest.importorskip("fcntl")
     options = [*options, "--data.fold", "0", "--test", "false"]
-    job = jobs.Job("fold 0", Path("run"), options)
+    job = run_queue.Job("fold 0", Path("run"), options)
     code = (
-        "from lightning_modules.studies.jobs import *; "
+        "from lightning_modules.studies.run_queue import *; "
         f"[*finished([Job('', Path('run'), {options})])]"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(fit.__file__).parents[1])}
@@ -276,7 +272,7 @@ def test_killed_and_started_again_the_run_under_way_is_waited_for(options):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not Path("run/results.json").exists()
-    ((_, results),) = jobs.finished([job])
+    ((_, results),) = run_queue.finished([job])
     assert results["complete"] and results["epochs"] == 4
     fit.main([*options, "--run_dir", "alone"])
     one, other = weights("alone"), weights("run")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import queue
-import signal
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -19,7 +18,9 @@ pytest.importorskip("lightning")
 from support import offline_wandb
 
 from lightning_modules import fit, sweep
-from lightning_modules.run.configs import config_folder
+from lightning_modules.options.config_files import config_folder
+from lightning_modules.run.cli import FitCLI
+from lightning_modules.studies import sweep_agent, sweep_proposer, sweep_trials
 
 FILES = sorted((config_folder() / "sweeps").glob("*.yaml"))
 PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
@@ -27,22 +28,18 @@ QUICK = [*TINY, "--data.limit_samples", "32", "--trainer.max_epochs", "3"]
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def wandb_offline(own_folder, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("PYTHONPATH", str(Path(fit.__file__).parents[1]))
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture
 def ask():
     """W&B's own package, in an environment of its own."""
     try:
-        with sweep.proposer() as asked:
+        with sweep_proposer.proposer() as asked:
             asked("check", {"method": "grid", "parameters": {"a": {"values": [1]}}})
             yield asked
     except SystemExit as error:
@@ -64,10 +61,10 @@ def test_fit_takes_the_command_line_at_both_ends_of_every_parameter(path):
     config = read(path)
     for end in (0, 1):
         chosen = {name: ends(one)[end] for name, one in config["parameters"].items()}
-        command = sweep.agent_command(config, chosen)
+        command = sweep_agent.agent_command(config, chosen)
         assert command[-len(chosen):] == [f"--{name}={value}" for name, value in chosen.items()]
         assert command[:4] == ["/usr/bin/env", "python", "-m", "lightning_modules.fit"]
-        cli = fit.FitCLI([*command[4:], "--wandb=false"])
+        cli = FitCLI([*command[4:], "--wandb=false"])
         for name, value in chosen.items():
             value = yaml.safe_load(value) if isinstance(value, str) else value
             assert cli.config[name] == value, name
@@ -95,8 +92,8 @@ def test_the_command_is_the_one_that_wandbs_agent_starts(monkeypatch):
             "args": {name: {"value": value} for name, value in parameters.items()},
         })  # fmt: skip
         command, environment = started[-1]
-        assert sweep.agent_command(config, parameters) == command
-        ours = sweep.environment(Path("0001"))
+        assert sweep_agent.agent_command(config, parameters) == command
+        ours = sweep_agent.environment(Path("0001"))
         assert {name for name in ours if name.startswith("WANDB")} - {"WANDB_MODE"} <= set(
             environment
         ) | {"WANDB_SWEEP_ID"}
@@ -165,10 +162,10 @@ def trained(monkeypatch):
         def proposer():
             yield asked
 
-        monkeypatch.setattr(sweep, "proposer", proposer)
+        monkeypatch.setattr(sweep_trials, "proposer", proposer)
         return asked
 
-    monkeypatch.setattr(sweep, "follow", follow)
+    monkeypatch.setattr(sweep_trials, "follow", follow)
     return commands, with_proposer
 
 
@@ -205,10 +202,10 @@ def test_a_failing_run_is_recorded_and_three_in_a_row_end_the_search(trained, mo
     with_proposer({})
 
     def fails(command, job, lock, environment=None):
-        raise sweep.RunFailed(f"{job.name}: weights diverged")
+        raise sweep_trials.RunFailed(f"{job.name}: weights diverged")
         yield
 
-    monkeypatch.setattr(sweep, "follow", fails)
+    monkeypatch.setattr(sweep_trials, "follow", fails)
     assert sweep.main([local_sweep(), "--count", "2", "--output", "out"]) is None
     assert json.loads(Path("out/0001/ended.json").read_text()) == {"state": "failed"}
     with pytest.raises(SystemExit, match=r"3 runs in a row failed; see out/0003/log\.txt"):
@@ -241,7 +238,7 @@ def test_wandbs_package_proposes_parameters_within_bounds(ask, path):
                 asked["min"] <= value <= asked["max"]
             )
         seen.append(tuple(chosen.values()))
-        trial = sweep.Trial(number, Path("none"), chosen, "finished")
+        trial = sweep_trials.Trial(number, Path("none"), chosen, "finished")
         described = trial.described("val/accuracy")
         runs.append(described | {"summary_metrics": {"val/accuracy": 0.5 + number / 100}})
     assert len(set(seen)) == len(seen) == (18 if config["method"] == "grid" else 19)

@@ -11,32 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_run import TINY, assert_same_weights, rows, weights
+from support.tiny_run import TINY, assert_same_weights, interrupt, rows, weights
 
 pytest.importorskip("lightning")
 
 from lightning_modules import evaluate, export, fit, predict
-from lightning_modules.model.metrics import SilentShare, SpikesPerNeuron
-from lightning_modules.run import callbacks, wandb_mode
-from lightning_modules.run import option_errors as messages
+from lightning_modules.options import parsers
+from lightning_modules.run import callbacks, figures, wandb_mode
+from lightning_modules.run.cli import FitCLI
 from lightning_modules.run.folder import find_checkpoint
+from lightning_modules.training.metrics import SilentShare, SpikesPerNeuron
+
+pytestmark = pytest.mark.usefixtures("own_folder", "no_account", "no_figures")
+UNTESTED = ("--test", "false")
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    """Runs are made in a folder of the test's own, without a W&B account."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
-
-
-def test_a_run_leaves_checkpoints_metrics_config_and_figures(capsys):
-    results = fit.main(TINY)
-    run = Path("runs/0001")
+def test_a_run_leaves_checkpoints_metrics_config_and_figures(runs):
+    run, results, table, _ = runs()
     for name in (
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "metrics.csv",
         "learning_curves.png", "raster.png", "readout.png", "confusion.png",
@@ -51,11 +42,10 @@ def test_a_run_leaves_checkpoints_metrics_config_and_figures(capsys):
     assert {name: stored[name] for name in results} == results
     assert stored["complete"] is True and stored["epochs"] == 2
     assert stored["seconds"] > 0 and stored["peak_memory_mib"] > 0
-    found = rows("runs/0001")
+    found = rows(run)
     assert [row["epoch"] for row in found] == ["0.0", "1.0"]
     assert {"train/loss", "train/accuracy", "val/loss", "train/guarded_spikes"} <= found[0].keys()
-    table = capsys.readouterr().out
-    for words in ("voices of the training file", "voices never heard", "spikes per neuron",
+    for words in ("speakers of the training file", "speakers never heard", "spikes per neuron",
                   "samples/s", "peak memory"):  # fmt: skip
         assert words in table
 
@@ -66,17 +56,24 @@ def test_training_lowers_the_loss():
     assert losses[-1] < 0.98 * losses[0]
 
 
-def test_evaluate_finds_what_the_run_found():
-    results = fit.main(TINY)
+UNVALIDATED = ("--data.val_fraction", "0", "--seed_everything", "1")
+
+
+@pytest.mark.figures
+def test_evaluate_finds_what_the_run_found(runs):
+    results = runs().results
+    runs().copy("runs/0001")
     again = evaluate.evaluate("best")
     for name, value in again.items():
         assert value == pytest.approx(results[name], rel=1e-6), name
     assert Path("runs/0001/evaluate/confusion.png").exists()
 
 
-def test_the_latest_run_is_evaluated_though_an_older_one_has_a_best_checkpoint(capsys):
-    fit.main(TINY)
-    results = fit.main([*TINY, "--data.val_fraction", "0", "--seed_everything", "1"])
+def test_the_latest_run_is_evaluated_though_an_older_one_has_a_best_checkpoint(runs, capsys):
+    runs().copy("runs/0001")
+    latest = runs(*UNVALIDATED)
+    latest.copy("runs/0002")
+    results = latest.results
     again = evaluate.evaluate()
     assert "runs/0002 has no best.ckpt" in capsys.readouterr().out
     assert again == pytest.approx({name: results[name] for name in again})
@@ -86,9 +83,9 @@ def test_the_latest_run_is_evaluated_though_an_older_one_has_a_best_checkpoint(c
         evaluate.evaluate()
 
 
-def test_the_latest_run_may_be_one_of_several_seeds():
-    fit.main([*TINY, "--run_dir", "runs/0001/seed_0", "--test", "false"])
-    fit.main([*TINY, "--run_dir", "runs/0001/seed_1", "--test", "false"])
+def test_the_latest_run_may_be_one_of_several_seeds(runs):
+    runs(*UNTESTED).copy("runs/0001/seed_0")
+    runs(*UNTESTED, "--seed_everything", "5").copy("runs/0001/seed_1")
     assert find_checkpoint("last") == Path("runs/0001/seed_1/checkpoints/last.ckpt")
 
 
@@ -102,16 +99,16 @@ def test_lines_of_epochs_without_validation_do_not_repeat_the_last_one(capsys):
 @pytest.mark.parametrize("command", [evaluate.evaluate, export.export, predict.predict])
 def test_a_misspelled_option_is_told_with_the_right_one(command, capsys):
     with pytest.raises(SystemExit):
-        messages.command(command, args=["--ckpt_pth=best"], as_positional=False)
+        parsers.command(command, args=["--ckpt_pth=best"], as_positional=False)
     assert "instead of --ckpt_pth, did you mean --ckpt_path?" in capsys.readouterr().err
 
 
-def test_same_seed_same_weights_and_another_seed_others():
-    for run, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        fit.main([*TINY, "--run_dir", run, "--seed_everything", seed, "--test", "false"])
-    assert_same_weights("a", "b")
+def test_same_seed_same_weights_and_another_seed_others(runs):
+    one, other = (runs(*UNTESTED, "--seed_everything", seed).folder for seed in ("5", "4"))
+    fit.main([*TINY, *UNTESTED, "--run_dir", "again", "--seed_everything", "5"])
+    assert_same_weights(one, "again")
     name = "network.readout.weight"
-    assert not torch.equal(weights("a")[name], weights("c")[name])
+    assert not torch.equal(weights(one)[name], weights(other)[name])
 
 
 def test_a_saved_config_repeats_its_run():
@@ -142,24 +139,6 @@ def assert_same_rows(one, other):
             assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-6), name
 
 
-def interrupted(options, batches, number, monkeypatch):
-    """The exit code of a run that gets a signal in its batch with this number, from 1."""
-    original = callbacks.History.on_train_batch_end
-    ended = []
-
-    def interrupt(self, *args):
-        original(self, *args)
-        ended.append(1)
-        if len(ended) == batches:
-            signal.raise_signal(number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(callbacks.History, "on_train_batch_end", interrupt)
-        with pytest.raises(SystemExit) as stopped:
-            fit.main(options)
-    return stopped.value.code
-
-
 @pytest.mark.parametrize(
     ("step", "number", "code"),
     [
@@ -167,30 +146,29 @@ def interrupted(options, batches, number, monkeypatch):
         (5, signal.SIGTERM, None), (6, signal.SIGINT, 1),
     ],
 )
-def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_weights(
-    step, number, code, monkeypatch, capsys
-):
+def test_a_signal_leaves_a_checkpoint_that_resumes_to_the_same_weights(step, number, code, runs):
     """Three batches an epoch: in the middle of an epoch, at its end, in the second, at the end."""
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    augmented = [*TINY, "--data.channel_shift", "20", "--test", "false"]
+    augmented = ["--data.channel_shift", "20", *UNTESTED]
     augmented += ["--model.cosine", "true", "--model.warmup_steps", "2"]
-    fit.main([*augmented, "--run_dir", "whole"])
-    assert interrupted([*augmented, "--run_dir", "cut"], step, number, monkeypatch) == code
-    assert "--ckpt_path last" in capsys.readouterr().out
+    whole = runs(*augmented).folder
+    stopped = runs.interrupted(*augmented, batches=step, by=number)
+    assert stopped.code == code and "--ckpt_path last" in stopped.printed
+    stopped.copy("cut")
     checkpoint = torch.load("cut/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == step
     fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
-    assert_same_weights("whole", "cut")
-    assert_same_rows("whole", "cut")
+    assert_same_weights(whole, "cut")
+    assert_same_rows(whole, "cut")
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_a_signal_waits_until_accumulated_gradients_are_used(monkeypatch):
+def test_a_signal_waits_until_accumulated_gradients_are_used():
     options = [*TINY, "--data.batch_size", "8", "--trainer.accumulate_grad_batches", "4",
                "--test", "false"]  # fmt: skip
     fit.main([*options, "--run_dir", "whole"])
     # Six batches an epoch, hence two steps.
-    interrupted([*options, "--run_dir", "cut"], 8, signal.SIGINT, monkeypatch)
+    interrupt([*options, "--run_dir", "cut"], 8)
     assert torch.load("cut/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
     fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
     assert_same_weights("whole", "cut")
@@ -206,7 +184,7 @@ def test_the_time_of_an_interrupted_epoch_is_that_of_all_its_batches(monkeypatch
         original(self, *args)
 
     monkeypatch.setattr(callbacks.Gradients, "on_after_backward", slow)
-    interrupted(options, 2, signal.SIGINT, monkeypatch)
+    interrupt(options, 2)
     fit.main(["--run_dir", "cut", "--ckpt_path", "last"])
     (row,) = rows("cut")
     assert 3 < float(row["samples_per_s"]) <= 16 / 0.5
@@ -222,8 +200,8 @@ def contents(folder):
     return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_a_refused_resume_leaves_the_run_as_it_was():
-    fit.main([*TINY, "--run_dir", "run"])
+def test_a_refused_resume_leaves_the_run_as_it_was(runs):
+    runs().copy("run")
     before = contents("run")
     assert Path("run/results.json") in before
     words = r"error: .*last.ckpt: .*another network: .* \(16, 700\) there and \(9, 700\)"
@@ -232,9 +210,9 @@ def test_a_refused_resume_leaves_the_run_as_it_was():
     assert contents("run") == before
 
 
-def test_a_resume_that_fails_later_leaves_the_run_as_it_was(monkeypatch):
+def test_a_resume_that_fails_later_leaves_the_run_as_it_was(runs, monkeypatch):
     """While Lightning restores what the check knows nothing of."""
-    fit.main([*TINY, "--run_dir", "run"])
+    runs().copy("run")
     before = contents("run")
     monkeypatch.setattr(callbacks.History, "load_state_dict", lambda self, state: state["no such"])
     with pytest.raises(KeyError, match="no such"):
@@ -280,21 +258,21 @@ def test_a_resumed_run_keeps_the_best_checkpoint_of_its_last_epoch():
     assert torch.load("run/checkpoints/best.ckpt", weights_only=True)["epoch"] == 0
 
 
-def test_metrics_are_those_of_the_checkpoint_that_is_tested(capsys):
+def test_metrics_are_those_of_the_checkpoint_that_is_tested(runs):
     """Weights that hardly move leave the first epoch the best one."""
-    fit.main([*TINY, "--trainer.max_epochs", "3", "--model.lr", "1e-12", "--run_dir", "run"])
-    found = json.loads(Path("run/results.json").read_text())
+    run, _, printed, _ = runs("--trainer.max_epochs", "3", "--model.lr", "1e-12")
+    found = json.loads((run / "results.json").read_text())
     assert (found["checkpoint"], found["checkpoint_epoch"], found["epochs"]) == ("best.ckpt", 1, 3)
-    first, _, last = rows("run")
+    first, _, last = rows(run)
     names = [name for name in first if "/" in name]
     assert {name: found[name] for name in names} == {name: float(first[name]) for name in names}
     assert found["train/loss"] != float(last["train/loss"])
-    assert "epoch 1 of 3 (best.ckpt)" in capsys.readouterr().out
+    assert "epoch 1 of 3 (best.ckpt)" in printed
 
 
 def test_epochs_without_validation_have_no_metrics_of_it(monkeypatch):
     drawn = []
-    monkeypatch.setattr(callbacks.figures, "learning_curves", lambda rows: drawn.append(rows))
+    monkeypatch.setattr(figures, "learning_curves", lambda rows: drawn.append(rows))
     monkeypatch.setattr(callbacks.Figures, "_save", lambda *args: None)
     every = ["--trainer.check_val_every_n_epoch", "2", "--trainer.max_epochs", "3"]
     fit.main([*TINY, *every, "--run_dir", "run", "--test", "false"])
@@ -312,14 +290,15 @@ def test_without_test_batches_nothing_is_tested():
     assert not [name for name in results if name.startswith("test/")]
 
 
-def test_without_validation_the_last_checkpoint_is_tested():
-    results = fit.main([*TINY, "--data.val_fraction", "0"])
-    stored = json.loads(Path("runs/0001/results.json").read_text())
+def test_without_validation_the_last_checkpoint_is_tested(runs):
+    run, results, *_ = runs(*UNVALIDATED)
+    stored = json.loads((run / "results.json").read_text())
     assert (stored["checkpoint"], stored["checkpoint_epoch"]) == ("last.ckpt", 2)
-    assert not Path("runs/0001/checkpoints/best.ckpt").exists()
+    assert not (run / "checkpoints/best.ckpt").exists()
     assert "val/accuracy" not in results and "test/accuracy" in results
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize(
     "loss",
     ["SumLoss", "SumExpLoss", "LinearLoss", "SigmoidLoss", "MaxLoss", "StepCrossEntropyLoss",
@@ -332,7 +311,7 @@ def test_every_loss_trains_from_the_command_line(loss):
 
 
 def test_every_option_has_a_line_of_help():
-    parser = fit.FitCLI(["--config", "tiny"]).parser
+    parser = FitCLI(["--config", "tiny"]).parser
     groups = ("--model", "--data", "--run_dir", "--ckpt_path", "--wandb", "--monitor", "--test")
     own = [
         action for action in parser._actions
@@ -343,8 +322,7 @@ def test_every_option_has_a_line_of_help():
         assert action.help and len(action.help) > 8, action.option_strings
 
 
-def test_wandb_logs_offline_without_an_account(capsys, monkeypatch):
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def test_wandb_logs_offline_without_an_account(capsys):
     fit.main([*TINY, "--wandb", "true", "--test", "false"])
     assert "logging offline" in capsys.readouterr().out
     assert list(Path("runs/0001/wandb").glob("offline-run-*/*.wandb"))

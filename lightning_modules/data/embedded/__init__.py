@@ -1,4 +1,4 @@
-"""The embedded data set: synthetic spoken digits in the manner of SHD. See PROVENANCE.md."""
+"""The embedded data set "twin": synthetic spoken digits in the manner of SHD. See PROVENANCE.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_modules.data.packed import PackedSpikes
+from lightning_modules.data.spike_arrays import PackedSpikes
 
 CHANNELS = 700
 STEP = 1e-3  # s, the time grid of the stored events
@@ -19,7 +19,7 @@ def decode(arrays: Mapping[str, np.ndarray]) -> PackedSpikes:
     stored = arrays["gaps"]
     ranks = np.cumsum(stored, dtype=np.int64)[stored < 255]
     offsets = np.concatenate([[0], np.cumsum(arrays["counts"], dtype=np.int64)])
-    # The increases of a sample start from zero: take off what the samples before added up to.
+    # The increases of each sample start from zero: subtract the sum over earlier samples.
     before = np.concatenate([[0], ranks])[offsets[:-1]]
     ranks -= np.repeat(before, np.diff(offsets))
     return PackedSpikes(

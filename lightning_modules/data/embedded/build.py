@@ -1,10 +1,10 @@
-"""Build the embedded data set from a pair of files in SHD's layout.
+"""Build the embedded data set from a pair of files in SHD's layout (docs/shd_layout.md).
 
     python -m lightning_modules.data.embedded.build TRAIN.h5 TEST.h5 [FOLDER]
 
-Spike times are floored to a grid of 1 ms, every event is kept. Within a sample the events are
+Spike times are floored to a grid of 1 ms; every event is kept. Within a sample the events are
 ordered by (time step, channel); the number ``step * 700 + channel`` grows from event to event,
-and only its increases are stored, a byte each, with 255 for "add 255 and go on".
+and only its increases are stored, a byte each, where 255 means "add 255 and continue".
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from lightning_modules.data.embedded import CHANNELS, STEP, decode
-from lightning_modules.data.packed import PackedSpikes
 from lightning_modules.data.shd_files import read_shd_file
+from lightning_modules.data.spike_arrays import PackedSpikes
 
 
 def encode(packed: PackedSpikes) -> dict[str, np.ndarray]:

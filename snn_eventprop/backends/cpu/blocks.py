@@ -6,8 +6,7 @@ number of rows.
 
 from __future__ import annotations
 
-from ...neurons import lif as equations
-from .compile import PAD, equation, inlined, kernel
+from .compile import PAD, inlined, kernel
 from .compile import index as _index
 from .event_sort import sort_by_unit
 from .lanes import (
@@ -15,22 +14,17 @@ from .lanes import (
     WIDE,
     constant,
     each_block,
-    list_marked,
     load,
     load_row,
-    mark_above,
     spread,
     store,
     store_row,
     total,
 )
 
-_flow = equation(equations.flow)
-_adjoint_flow = equation(equations.adjoint_flow)
-
 
 @inlined
-def _plus_rows(x, rows, index, lo, hi, at, width):
+def plus_rows(x, rows, index, lo, hi, at, width):
     """x and rows[index[e]] of e in lo..hi."""
     for e in range(_index(lo), _index(hi)):
         x = x + load_row(rows, _index(index[e]), at, width)
@@ -38,74 +32,14 @@ def _plus_rows(x, rows, index, lo, hi, at, width):
 
 
 @inlined
-def _plus_scaled_rows(x, rows, index, scales, lo, hi, at, width):
+def plus_scaled_rows(x, rows, index, scales, lo, hi, at, width):
     """x and scales[e] * rows[index[e]] of e in lo..hi; no scales: all one."""
     if scales.shape[0] > 0:
         for e in range(_index(lo), _index(hi)):
             x = x + spread(scales[e], width) * load_row(rows, _index(index[e]), at, width)
     else:
-        x = _plus_rows(x, rows, index, lo, hi, at, width)
+        x = plus_rows(x, rows, index, lo, hi, at, width)
     return x
-
-
-@inlined
-def _stepped(at, width, arguments):
-    """I with what arrives, V after the bin; V."""
-    (
-        current, voltage, constants, decay, weight, units, values, first, last,
-        recurrent, senders, count, inflow,
-    ) = arguments  # fmt: skip
-    s, c, m, _, _ = constants
-    x = load(current, at, width) * constant(decay, at, width)
-    x = _plus_scaled_rows(x, weight, units, values, first, last, at, width)
-    x = _plus_rows(x, recurrent, senders, 0, count, at, width)
-    if inflow.shape[0] > 0:
-        x = x + load(inflow, at, width)
-    _, after = _flow(
-        x, load(voltage, at, width),
-        constant(s, at, width), constant(m, at, width), constant(c, at, width),
-    )  # fmt: skip
-    store(current, at, x)
-    store(voltage, at, after)
-    return after
-
-
-@inlined
-def _step_at(at, width, arguments):
-    _stepped(at, width, arguments)
-
-
-@inlined
-def step(arguments):
-    """One bin, without its spikes.
-
-    Args, as a tuple:
-        current, voltage: [H], I and V, written.
-        constants: (s, c, m, threshold, 1), vectors or numbers.
-        decay: s or 1, what ``current`` is multiplied by.
-        weight, units, values, first, last: input events first..last.
-        recurrent, senders, count: spikes of the bin before.
-        inflow: [H] added to I, or absent.
-    """
-    each_block(_step_at, arguments[0].shape[0], arguments)
-
-
-@inlined
-def _fire_at(at, width, arguments):
-    of_step, marks = arguments
-    after = _stepped(at, width, of_step)
-    threshold = of_step[2][3]
-    mark_above(after, constant(threshold, at, width), at, marks)
-
-
-@inlined
-def step_and_fire(arguments, marks, fired):
-    """``step``; neurons that are above threshold then go into ``fired``. Returns how many.
-
-    ``marks`` and ``fired`` are as in ``lanes.list_marked``.
-    """
-    each_block(_fire_at, arguments[0].shape[0], (arguments, marks))
-    return list_marked(marks, fired)
 
 
 @inlined
@@ -118,25 +52,6 @@ def _scale_at(at, width, arguments):
 def scale(out, x, factor):
     """out = factor * x"""
     each_block(_scale_at, x.shape[0], (out, x, factor))
-
-
-@inlined
-def _retreat_at(at, width, arguments):
-    beta, row, a, a_later, constants = arguments
-    s, c, m, _, _ = constants
-    before = constant(m, at, width) * load(a_later, at, width)
-    b, _ = _adjoint_flow(
-        load_row(beta, _index(row + 1), at, width), before,
-        constant(s, at, width), constant(m, at, width), constant(c, at, width),
-    )  # fmt: skip
-    store(a, at, before)
-    store_row(beta, _index(row), at, b)
-
-
-@inlined
-def retreat(beta, row, a, a_later, constants):
-    """beta[row] and a of a bin without spikes from those of the next one."""
-    each_block(_retreat_at, a.shape[0], (beta, row, a, a_later, constants))
 
 
 @inlined
@@ -197,7 +112,7 @@ def _gather_at(at, width, arguments):
         last = _index(place[n])
         if last > first:
             x = load_row(out, n, at, width)
-            x = _plus_scaled_rows(x, beta, rows, scales, first, last, at, width)
+            x = plus_scaled_rows(x, beta, rows, scales, first, last, at, width)
             store_row(out, n, at, x)
             first = last
 

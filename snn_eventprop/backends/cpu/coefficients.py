@@ -1,85 +1,30 @@
-"""Coefficients of the flow over gaps of any length, as polynomials that vectorise.
-
-Gaps between events are short against the time constants, where a few terms of the power series
-give exp(-gap/tau_syn), exp(-gap/tau_mem) and the PSP to rounding, whether or not the time
-constants are equal. A longer gap is halved until it is short, and its map squared back.
-"""
+"""``neurons.exponentials`` compiled for the CPU, for one neuron and for vectors of them."""
 
 from __future__ import annotations
 
-import math
-
+from ...neurons import exponentials
+from ..binding import compiled
 from .compile import index, inlined, kernel
 
-# Longest gap that is not halved, in time constants: the series below are then exact to 1e-16.
-_SHORT = 1 / 16
+_inlined = compiled(exponentials, inlined)
+_halvings, _short_exp = _inlined.halvings, _inlined.short_exp
+_short_relative_expm1 = _inlined.short_relative_expm1
 
-
-_2, _3, _4, _5, _6, _7, _8 = 1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040, 1 / 40320
-
-
-@inlined
-def _exp(x):
-    """exp(x) for abs(x) <= 1/16."""
-    # Pairs of terms, so that products need not wait for each other.
-    square = x * x
-    low = (1.0 + x) + square * (_2 + x * _3)
-    high = (_4 + x * _5) + square * (_6 + x * _7)
-    fourth = square * square
-    return low + fourth * (high + fourth * _8)
-
-
-@inlined
-def _relative_expm1(x):
-    """expm1(x) / x for abs(x) <= 1/16."""
-    square = x * x
-    low = (1.0 + x * _2) + square * (_3 + x * _4)
-    high = (_5 + x * _6) + square * (_7 + x * _8)
-    return low + square * square * high
-
-
-@kernel
-def decay(x):
-    """exp(-x) for x >= 0."""
-    return _exp(-x) if x <= _SHORT else math.exp(-x)
-
-
-@inlined
-def halvings(gap, fastest):
-    """How often a gap is halved, ``fastest`` being the largest rate, 1/s."""
-    count = 0
-    while gap * fastest > _SHORT:
-        gap *= 0.5
-        count += 1
-    return count
-
-
-@kernel
-def coefficients(gap, rate_mem, rate_syn):
-    """(e_syn, e_mem, psp) of one neuron; rates are inverse time constants, 1/s."""
-    count = halvings(gap, max(rate_mem, rate_syn))
-    gap = gap * 0.5**count
-    p, q = gap * rate_mem, gap * rate_syn
-    e_syn, e_mem = _exp(-q), _exp(-p)
-    psp = p * e_mem * _relative_expm1(p - q)
-    for _ in range(count):
-        psp *= e_syn + e_mem
-        e_syn *= e_syn
-        e_mem *= e_mem
-    return e_syn, e_mem, psp
+_compiled = compiled(exponentials, kernel)
+decay, coefficients = _compiled.decay, _compiled.coefficients
 
 
 @inlined
 def fill_coefficients(gap, rate_mem, rate_syn, fastest, e_syn, e_mem, psp):
-    """The same for a vector of neurons, or for the one entry that all neurons share."""
-    count = halvings(gap, fastest)
+    """``coefficients`` of a vector of neurons, or of the one entry that all neurons share."""
+    count = _halvings(gap, fastest)
     short = gap * 0.5**count
     for j in range(rate_mem.shape[0]):
         h = index(j)
         p, q = short * rate_mem[h], short * rate_syn[h]
-        decay = _exp(-p)
-        e_syn[h], e_mem[h] = _exp(-q), decay
-        psp[h] = p * decay * _relative_expm1(p - q)
+        decay = _short_exp(-p)
+        e_syn[h], e_mem[h] = _short_exp(-q), decay
+        psp[h] = p * decay * _short_relative_expm1(p - q)
     for _ in range(count):
         for j in range(rate_mem.shape[0]):
             h = index(j)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -44,19 +45,46 @@ def name_files_by_content(index):
         index._save_data(name, data)
         index._save_index({**index._load_index(), key: name})
 
+    load = index._load_index
+
+    def load_what_is_known():
+        """Entries whose types are still where they were; after an update none may be."""
+        try:
+            return load()
+        except (AttributeError, ImportError):
+            return {}
+
+    index._load_index = load_what_is_known
     private = ("_data_name_pattern", "_save_data", "_save_index", "_load_index")
     if all(hasattr(index, name) for name in private):  # as in all versions so far
         index.save = save
 
 
-def cached(**options):
-    """``njit`` with a cache on disk that follows all sources."""
+def cached(parts=(), **options):
+    """``njit`` with a cache on disk that follows all sources.
+
+    Args:
+        parts: what the function is made from, where it is a closure: its cache tells them apart.
+    """
 
     def compile(function):
         compiled = njit(nogil=True, cache=True, **options)(function)
+        if parts:
+            name_in_cache(compiled, parts)
         return _without_literals(follow_sources(compiled))
 
     return compile
+
+
+def name_in_cache(compiled, parts):
+    """Find a closure in the cache by the names of its parts.
+
+    Numba hashes what a closure holds, and compiled functions hash differently in every process:
+    none would be found again.
+    """
+    cache = getattr(compiled, "_cache", None)
+    if cache is not None and hasattr(cache, "_index_key"):  # not where compilation is switched off
+        cache._index_key = lambda signature, codegen: (signature, codegen.magic_tuple(), parts)
 
 
 def _without_literals(compiled):
@@ -78,15 +106,10 @@ def _without_literals(compiled):
     return compiled
 
 
-def equation(function):
-    """A function of ``snn_eventprop.neurons.lif``, written into the kernels that use it."""
-    return inlined(function)
-
-
 # As if it stood in the kernel that uses it. For scalar functions, and for whatever is called once
 # per event or bin: an array is seven arguments or more, and ten of them cost as much to pass as the
 # loop over 256 neurons that follows. (At most 30 arguments; sums stay ``sum_kernel``.)
-inlined = njit(inline="always", error_model="numpy")
+inlined: Any = njit(inline="always", error_model="numpy")
 
 # Contraction to fused multiply-adds only: NaN and infinity keep their meaning, sums their order.
 _STRICT = {"contract", "nsz"}
@@ -102,6 +125,14 @@ except TypeError:
     del _OPTIONS["_nrt"]
     kernel = cached(fastmath=_STRICT, **_OPTIONS)
 
+
+
+def kernel_of(*parts):
+    """``kernel`` for closures over ``parts``: modules, which have a ``NAME``, or options."""
+    names = tuple(getattr(part, "NAME", part) for part in parts)
+    return cached(names, fastmath=_STRICT, **_OPTIONS)
+
+
 # Sums that may be re-ordered into vector lanes (the order is fixed once compiled).
 sum_kernel = cached(fastmath=_STRICT | {"reassoc"}, **_OPTIONS)
 
@@ -115,10 +146,13 @@ index = np.uint64
 PAD = 16
 
 
-def grown(values, used):
-    """An array of twice the length that begins with ``values[:used]``."""
-    larger = np.empty((2 * len(values), *values.shape[1:]), values.dtype)
-    larger[:used] = values[:used]
+def grown(values, used, axis=0):
+    """An array twice as long, which begins with the first ``used`` entries of ``values``."""
+    shape = list(values.shape)
+    shape[axis] *= 2
+    larger = np.empty(shape, values.dtype)
+    kept = (slice(None),) * (axis % values.ndim) + (slice(used),)
+    larger[kept] = values[kept]
     return larger
 
 

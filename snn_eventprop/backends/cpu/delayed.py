@@ -1,19 +1,22 @@
-"""Synapses with delays on the CPU grid: what arrives when, and what it is worth.
+"""Synapses with delays on the CPU grid: what arrives when, and the adjoint at arrival.
 
 An event of unit i in bin k reaches neuron j in bin k + d_ij (a spike, in bin k + 1 + d_ij), d in
 whole bins. So each event touches as many bins as there are different delays, few neurons in each,
 and work goes by pairs of event and neuron:
 
-- input events are known beforehand. A few neurons at a time, in traces of one segment of time that
-  stay in the cache, each unit's events are put where they arrive (``collect``), or what they are
-  worth is read from where they arrived (``gather``); traces are transposed into, or from, the rows
-  of bins that the loops over time use.
-- spikes are sent when they happen (``send``) into a ring of the bins to come, and, backwards, the
-  change of their worth is summed over the neurons that they reach (``worth_of_spikes``) in a ring
-  of the bins that came.
+- Input events are known beforehand. They are handled for a few neurons at a time, in traces of one
+  segment of time that stay in the cache. Each unit's events are put where they arrive
+  (``_collect``), and the adjoint is read from where they arrived (``_gather``). Traces are
+  transposed into, or from, the rows of bins that the loops over time use.
+- Spikes are sent when they happen (``send``) into a ring of the bins to come. Backwards, the change
+  of the adjoint is summed over the neurons that a spike reaches (``change_at_receivers``), in a
+  ring of the bins that came.
 
-A delay's gradient per bin is the weight times the sum over events of what one unit of current is
-worth one bin after each arrival, less what it is worth at the arrival.
+A delay's gradient per bin is the weight times the sum over events of the adjoint of the current
+one bin after each arrival, less that at the arrival.
+
+The functions that kernels call are those of ``dense``, which documents them. The file has over 400
+lines because its passes come in pairs, forward and backward, that share one layout.
 """
 
 from __future__ import annotations
@@ -28,23 +31,30 @@ from .compile import inlined, kernel, sum_kernel
 from .event_sort import first_from, sort_by_unit
 from .pairs import add_pair, first_of, no_pair, second_of
 
+NAME = "delayed"
+DIRECT = False
+
 _STRIPE = 16  # neurons whose traces are transposed at once: a cache line of float32
 _ABREAST = 4  # neurons for which each event is looked up once
+_NEVER = 2**62  # a bin that no recording reaches
 
 
-class Delays(NamedTuple):
-    """Delays of a layer, what its loops need for them, and the gradients they leave.
+class Delayed(NamedTuple):
+    """Weights and delays of a layer, memory for its loops, and gradients.
 
     N inputs, H neurons; R bins in a segment; P bins in a ring, a power of two. H' is H rounded up
     to a multiple of 4, rows beyond H being zeros. "Absent" arrays have size 0.
     """
 
     longest: int  # bins
+    progress: np.ndarray  # [2]: last bin in which anything may arrive; segment that is collected
+    weight_rows: np.ndarray  # [N, H]
+    recurrent_rows: np.ndarray  # [pre, post], or absent
+    delay_rows: np.ndarray  # [N, H] uint16, bins
+    recurrent_delay_rows: np.ndarray  # [pre, post], or absent
     weight: np.ndarray  # [H', N]
-    input: np.ndarray  # [H', N] uint16, bins
-    input_rows: np.ndarray  # [N, H], the same
-    recurrent: np.ndarray  # [H' post, H pre] uint16, bins, or absent
-    recurrent_rows: np.ndarray  # [pre, post], the same
+    delay: np.ndarray  # [H', N]
+    recurrent_delay: np.ndarray  # [H' post, H pre], or absent
     arrivals: np.ndarray  # [R, H] input that arrives in each bin of a segment
     sent: np.ndarray  # [P H] recurrent input that arrives in the bins to come
     changes: np.ndarray  # [P, H] beta of the next bin less beta, of the bins that came
@@ -53,17 +63,30 @@ class Delays(NamedTuple):
     rows: np.ndarray  # [most events or spikes in a sample] for work
     scales: np.ndarray  # the same, or absent where events have no values
     grad_weight: np.ndarray  # [H', N], added to
-    grad_input: np.ndarray  # [H', N], added to: sums of changes of worth
+    grad_delay: np.ndarray  # [H', N], added to: sums of changes, without the weight as a factor
     grad_recurrent_weight: np.ndarray  # [H' post, pre] or absent, added to
-    grad_recurrent: np.ndarray  # [H' post, pre] or absent, added to
+    grad_recurrent_delay: np.ndarray  # [H' post, pre] or absent, added to
+    grad_recurrent: np.ndarray  # absent: no spikes before the first bin
+
+
+@inlined
+def reach(synapse):
+    return synapse.longest
+
+
+# Forward.
 
 
 @kernel
-def _arrive(
-    trace0, trace1, trace2, trace3, weight0, weight1, weight2, weight3,
-    delay0, delay1, delay2, delay3, ends, rows, scales,
-):  # fmt: skip
-    """Put every unit's events where they arrive at four neurons."""
+def _arrive(traces, weights, delays, ends, rows, scales):
+    """Put every unit's events where they arrive at four neurons.
+
+    Args:
+        traces, weights, delays: of each of the four.
+    """
+    trace0, trace1, trace2, trace3 = traces
+    weight0, weight1, weight2, weight3 = weights
+    delay0, delay1, delay2, delay3 = delays
     e = _index(0)
     for j in range(weight0.shape[0]):
         i = _index(j)
@@ -89,12 +112,195 @@ def _arrive(
 
 
 @kernel
-def _read(
-    trace0, trace1, trace2, trace3, grad_weight0, grad_weight1, grad_weight2, grad_weight3,
-    grad_delay0, grad_delay1, grad_delay2, grad_delay3, delay0, delay1, delay2, delay3,
-    ends, rows, scales,
-):  # fmt: skip
-    """Sum over every unit's events of traces where they arrive at four neurons, and the changes."""
+def _into_rows(rows, traces, first, stop, count, skip):
+    """rows[t, first + i] = traces[i, skip + t] for t < count, as long as first + i < stop."""
+    for t in range(count):
+        for i in range(stop - first):
+            rows[_index(t), _index(first) + _index(i)] = traces[_index(i), _index(skip) + _index(t)]
+
+
+@kernel
+def _collect(synapse, begin, end, events, lo, hi):
+    """Fill ``arrivals`` with the input that arrives in bins begin..end from events lo..hi."""
+    arrivals, traces, longest = synapse.arrivals, synapse.traces, synapse.longest
+    weight, delay, ends, rows = synapse.weight, synapse.delay, synapse.ends, synapse.rows
+    bins, units, values = events.bins, events.units, events.values
+    size, inputs = arrivals.shape[1], weight.shape[1]
+    first = first_from(bins, lo, hi, begin - longest)
+    last = first_from(bins, first, hi, end)
+    if first == last:
+        arrivals[: end - begin] = 0
+        return
+    sort_by_unit(
+        inputs, bins, units, values, first, last, begin - longest, ends, rows, synapse.scales
+    )
+    scales = synapse.scales if values.shape[0] > 0 else values[:0]
+    for start in range(0, size, _STRIPE):
+        stop = min(start + _STRIPE, size)
+        traces[:, : end - begin + 2 * longest] = 0
+        for j in range(start, stop, _ABREAST):
+            t = j - start
+            _arrive(
+                (traces[t], traces[t + 1], traces[t + 2], traces[t + 3]),
+                (weight[j], weight[j + 1], weight[j + 2], weight[j + 3]),
+                (delay[j], delay[j + 1], delay[j + 2], delay[j + 3]), ends, rows, scales,
+            )  # fmt: skip
+        _into_rows(arrivals, traces, start, stop, end - begin, longest)
+
+
+@inlined
+def begin_sample(synapse):
+    synapse.sent[:] = 0
+    synapse.progress[0] = -1
+    synapse.progress[1] = -1
+
+
+@inlined
+def quiet(synapse, k):
+    return k > synapse.progress[0]
+
+
+@inlined
+def resume(synapse, begin, spikes, lo, hi):
+    synapse.sent[:] = 0
+    synapse.progress[0] = _NEVER
+    synapse.progress[1] = -1
+    if synapse.recurrent_delay.size > 0:
+        last_row = _index(synapse.changes.shape[0] - 1)
+        for e in range(first_from(spikes.bins, lo, hi, begin - synapse.longest - 1), hi):
+            n = spikes.units[e]
+            _send_late(
+                synapse.sent, spikes.bins[e], last_row, synapse.recurrent_rows[n],
+                synapse.recurrent_delay_rows[n], begin,
+            )  # fmt: skip
+
+
+@inlined
+def drive(synapse, work, row, k, begin, stop, events, lo, first, last, end):
+    if synapse.progress[1] != begin:
+        synapse.progress[1] = begin
+        _collect(synapse, begin, stop, events, lo, end)
+    if last > first:
+        synapse.progress[0] = max(synapse.progress[0], k + synapse.longest)
+    if k <= synapse.progress[0]:
+        _take(work, synapse, k, k - begin)
+    else:
+        work[:] = 0
+    for h in range(row.shape[0]):
+        work[h] += row[h]
+    return work
+
+
+@inlined
+def _take(inflow, synapse, k, row):
+    """inflow = what arrives in bin k, in this row of the segment."""
+    size = inflow.shape[0]
+    for h in range(size):
+        inflow[_index(h)] = synapse.arrivals[_index(row), _index(h)]
+    if synapse.recurrent_delay.size > 0:
+        at = (_index(k) & _index(synapse.sent.shape[0] // size - 1)) * _index(size)
+        for h in range(size):
+            inflow[_index(h)] += synapse.sent[at + _index(h)]
+            synapse.sent[at + _index(h)] = 0
+
+
+@inlined
+def _send(sent, k, last_row, weight, delay):
+    size = weight.shape[0]
+    for j in range(size):
+        at = (_index(k + 1) + _index(delay[_index(j)])) & last_row
+        sent[at * _index(size) + _index(j)] += weight[_index(j)]
+
+
+@kernel
+def _send_late(sent, k, last_row, weight, delay, begin):
+    """The same of what arrives in bin ``begin`` or later."""
+    size = weight.shape[0]
+    for j in range(size):
+        at = _index(k + 1) + _index(delay[_index(j)])
+        if at >= _index(begin):
+            sent[(at & last_row) * _index(size) + _index(j)] += weight[_index(j)]
+
+
+@inlined
+def send(synapse, k, units, count):
+    if synapse.recurrent_delay.size > 0 and count > 0:
+        last_row = _index(synapse.changes.shape[0] - 1)
+        for e in range(count):
+            n = units[_index(e)]
+            _send(
+                synapse.sent, k, last_row, synapse.recurrent_rows[n],
+                synapse.recurrent_delay_rows[n],
+            )  # fmt: skip
+        synapse.progress[0] = max(synapse.progress[0], k + 1 + synapse.longest)
+
+
+# Backward.
+
+
+@inlined
+def begin_sample_backward(synapse):
+    synapse.changes[:] = 0
+
+
+@inlined
+def change_at_receivers(synapse, out, spikes, lo, hi, k, beta, row):
+    for e in range(lo, hi):
+        n = spikes.units[e]
+        out[e - lo] = _sum_in_ring(
+            synapse.changes, k + 1, synapse.recurrent_rows[n], synapse.recurrent_delay_rows[n]
+        )
+
+
+@inlined
+def remember(synapse, k, beta, row):
+    if synapse.recurrent_delay.size > 0:
+        change = synapse.changes[_index(k) & _index(synapse.changes.shape[0] - 1)]
+        for h in range(change.shape[0]):
+            change[_index(h)] = beta[_index(row + 1), _index(h)] - beta[_index(row), _index(h)]
+
+
+@sum_kernel
+def _sum_in_ring(ring, k, weight, delay):
+    """Sum over neurons j of weight[j] ring[k + delay[j], j]."""
+    total = ring.dtype.type(0)
+    last_row = _index(ring.shape[0] - 1)
+    for j in range(weight.shape[0]):
+        at = (_index(k) + _index(delay[_index(j)])) & last_row
+        total += weight[_index(j)] * ring[at, _index(j)]
+    return total
+
+
+@sum_kernel
+def _sums(rows, row, weight, delay):
+    """Sum over neurons j of weight[j] rows[row + delay[j], j], and its change to the next row."""
+    now, later = rows.dtype.type(0), rows.dtype.type(0)
+    for j in range(weight.shape[0]):
+        at = _index(row) + _index(delay[_index(j)])
+        now += weight[_index(j)] * rows[at, _index(j)]
+        later += weight[_index(j)] * (rows[at + _index(1), _index(j)] - rows[at, _index(j)])
+    return now, later
+
+
+@kernel
+def _from_rows(traces, rows, first, stop, count):
+    """traces[i, t] = rows[t, first + i] for t < count."""
+    for t in range(count):
+        for i in range(stop - first):
+            traces[_index(i), _index(t)] = rows[_index(t), _index(first) + _index(i)]
+
+
+@kernel
+def _read(traces, grad_weights, grad_delays, delays, ends, rows, scales):
+    """Sum over every unit's events of traces where they arrive at four neurons, and the changes.
+
+    Args:
+        traces, grad_weights, grad_delays, delays: of each of the four.
+    """
+    trace0, trace1, trace2, trace3 = traces
+    grad_weight0, grad_weight1, grad_weight2, grad_weight3 = grad_weights
+    grad_delay0, grad_delay1, grad_delay2, grad_delay3 = grad_delays
+    delay0, delay1, delay2, delay3 = delays
     one = trace0.dtype.type(1)
     e = _index(0)
     for j in range(delay0.shape[0]):
@@ -127,280 +333,136 @@ def _read(
 
 
 @kernel
-def _into_rows(rows, traces, first, stop, count, skip):
-    """rows[t, first + i] = traces[i, skip + t] for t < count, as long as first + i < stop."""
-    for t in range(count):
-        for i in range(stop - first):
-            rows[_index(t), _index(first) + _index(i)] = traces[_index(i), _index(skip) + _index(t)]
-
-
-@kernel
-def _from_rows(traces, rows, first, stop, count):
-    """traces[i, t] = rows[t, first + i] for t < count."""
-    for t in range(count):
-        for i in range(stop - first):
-            traces[_index(i), _index(t)] = rows[_index(t), _index(first) + _index(i)]
-
-
-@kernel
-def collect(delays, begin, end, bins, units, values, lo, hi):
-    """Fill ``arrivals`` with the input that arrives in bins begin..end of a sample.
-
-    Args:
-        bins, units, values: input events; this sample's are ``lo..hi``.
-    """
-    arrivals, traces, longest = delays.arrivals, delays.traces, delays.longest
-    weight, delay, ends, rows = delays.weight, delays.input, delays.ends, delays.rows
-    size, inputs = arrivals.shape[1], weight.shape[1]
-    first = first_from(bins, lo, hi, begin - longest)
-    last = first_from(bins, first, hi, end)
-    if first == last:
-        arrivals[: end - begin] = 0
-        return
-    sort_by_unit(
-        inputs, bins, units, values, first, last, begin - longest, ends, rows, delays.scales
-    )
-    scales = delays.scales if values.shape[0] > 0 else values[:0]
-    for start in range(0, size, _STRIPE):
-        stop = min(start + _STRIPE, size)
-        traces[:, : end - begin + 2 * longest] = 0
-        for j in range(start, stop, _ABREAST):
-            t = j - start
-            _arrive(
-                traces[t], traces[t + 1], traces[t + 2], traces[t + 3],
-                weight[j], weight[j + 1], weight[j + 2], weight[j + 3],
-                delay[j], delay[j + 1], delay[j + 2], delay[j + 3], ends, rows, scales,
-            )  # fmt: skip
-        _into_rows(arrivals, traces, start, stop, end - begin, longest)
-
-
-@inlined
-def begin_forward(delays):
-    """Nothing has been sent."""
-    delays.sent[:] = 0
-
-
-@inlined
-def _send(sent, k, last_row, weight, delay):
-    size = weight.shape[0]
-    for j in range(size):
-        at = (_index(k + 1) + _index(delay[_index(j)])) & last_row
-        sent[at * _index(size) + _index(j)] += weight[_index(j)]
-
-
-@kernel
-def _send_late(sent, k, last_row, weight, delay, begin):
-    """The same of what arrives in bin ``begin`` or later."""
-    size = weight.shape[0]
-    for j in range(size):
-        at = _index(k + 1) + _index(delay[_index(j)])
-        if at >= _index(begin):
-            sent[(at & last_row) * _index(size) + _index(j)] += weight[_index(j)]
-
-
-@inlined
-def send(delays, recurrent, k, units):
-    """Put spikes of bin ``k`` where they arrive."""
-    last_row = _index(delays.changes.shape[0] - 1)
-    for e in range(units.shape[0]):
-        n = units[e]
-        _send(delays.sent, k, last_row, recurrent[n], delays.recurrent_rows[n])
-
-
-@inlined
-def send_earlier(delays, recurrent, begin, bins, units, lo, hi):
-    """Of spikes lo..hi before bin ``begin``, what arrives in that bin or later."""
-    delays.sent[:] = 0
-    last_row = _index(delays.changes.shape[0] - 1)
-    for e in range(first_from(bins, lo, hi, begin - delays.longest - 1), hi):
-        n = units[e]
-        _send_late(delays.sent, bins[e], last_row, recurrent[n], delays.recurrent_rows[n], begin)
-
-
-@inlined
-def take(inflow, delays, k, row):
-    """inflow = what arrives in bin k, in this row of the segment."""
-    size = inflow.shape[0]
-    for h in range(size):
-        inflow[_index(h)] = delays.arrivals[_index(row), _index(h)]
-    if delays.recurrent.size > 0:
-        at = (_index(k) & _index(delays.sent.shape[0] // size - 1)) * _index(size)
-        for h in range(size):
-            inflow[_index(h)] += delays.sent[at + _index(h)]
-            delays.sent[at + _index(h)] = 0
-
-
-@inlined
-def begin_backward(delays):
-    """Beyond the end nothing is worth anything."""
-    delays.changes[:] = 0
-
-
-@inlined
-def remember(delays, k, beta, row):
-    """The change of beta from bin k, in this row of the segment, to the next one."""
-    if delays.recurrent.size > 0:
-        change = delays.changes[_index(k) & _index(delays.changes.shape[0] - 1)]
-        for h in range(change.shape[0]):
-            change[_index(h)] = beta[_index(row + 1), _index(h)] - beta[_index(row), _index(h)]
-
-
-@sum_kernel
-def _worth_in_ring(ring, k, weight, delay):
-    """Sum over neurons j of weight[j] ring[k + delay[j], j]."""
-    total = ring.dtype.type(0)
-    last_row = _index(ring.shape[0] - 1)
-    for j in range(weight.shape[0]):
-        at = (_index(k) + _index(delay[_index(j)])) & last_row
-        total += weight[_index(j)] * ring[at, _index(j)]
-    return total
-
-
-@sum_kernel
-def _worth(rows, row, weight, delay):
-    """Sum over neurons j of weight[j] rows[row + delay[j], j], and its change to the next row."""
-    now, later = rows.dtype.type(0), rows.dtype.type(0)
-    for j in range(weight.shape[0]):
-        at = _index(row) + _index(delay[_index(j)])
-        now += weight[_index(j)] * rows[at, _index(j)]
-        later += weight[_index(j)] * (rows[at + _index(1), _index(j)] - rows[at, _index(j)])
-    return now, later
-
-
-@inlined
-def worth_of_spikes(out, delays, recurrent, units, lo, hi, k):
-    """How the worth to all receivers changes with the time of each spike lo..hi, all of bin k.
-
-    Args:
-        out: [hi - lo], written.
-    """
-    for e in range(lo, hi):
-        n = units[e]
-        out[e - lo] = _worth_in_ring(delays.changes, k + 1, recurrent[n], delays.recurrent_rows[n])
-
-
-@kernel
-def _gather(grad_weight, grad_delay, delay, delays, bins, units, values, lo, hi, begin, beta):
+def _gather(grad_weight, grad_delay, delay, synapse, sources, lo, hi, begin, beta):
+    """Gradients of weights and delays from events lo..hi of ``sources``: bins, units, values."""
     if hi <= lo:
         return
-    size, inputs = delays.arrivals.shape[1], delay.shape[1]
-    traces, ends, rows = delays.traces, delays.ends, delays.rows
-    sort_by_unit(inputs, bins, units, values, lo, hi, begin, ends, rows, delays.scales)
-    scales = delays.scales if values.shape[0] > 0 else values[:0]
-    count = bins[hi - 1] - begin + delays.longest + 2
+    bins, units, values = sources
+    size, inputs = synapse.arrivals.shape[1], delay.shape[1]
+    traces, ends, rows = synapse.traces, synapse.ends, synapse.rows
+    sort_by_unit(inputs, bins, units, values, lo, hi, begin, ends, rows, synapse.scales)
+    scales = synapse.scales if values.shape[0] > 0 else values[:0]
+    count = bins[hi - 1] - begin + synapse.longest + 2
     for start in range(0, size, _STRIPE):
         stop = min(start + _STRIPE, size)
         _from_rows(traces, beta, start, stop, count)
         for j in range(start, stop, _ABREAST):
             t = j - start
             _read(
-                traces[t], traces[t + 1], traces[t + 2], traces[t + 3],
-                grad_weight[j], grad_weight[j + 1], grad_weight[j + 2], grad_weight[j + 3],
-                grad_delay[j], grad_delay[j + 1], grad_delay[j + 2], grad_delay[j + 3],
-                delay[j], delay[j + 1], delay[j + 2], delay[j + 3], ends, rows, scales,
+                (traces[t], traces[t + 1], traces[t + 2], traces[t + 3]),
+                (grad_weight[j], grad_weight[j + 1], grad_weight[j + 2], grad_weight[j + 3]),
+                (grad_delay[j], grad_delay[j + 1], grad_delay[j + 2], grad_delay[j + 3]),
+                (delay[j], delay[j + 1], delay[j + 2], delay[j + 3]), ends, rows, scales,
             )  # fmt: skip
 
 
 @kernel
-def gather(
-    delays, weight, bins, units, values, lo, hi, out_bins, out_units, no_values, out_lo, out_hi,
-    begin, beta, grad_values, grad_changes,
-):  # fmt: skip
-    """Gradients from a segment's input events lo..hi and spikes out_lo..out_hi.
+def _of_events(grad_values, grad_changes, synapse, events, lo, hi, begin, beta):
+    for e in range(lo, hi):
+        n = events.units[e]
+        now, change = _sums(
+            beta, events.bins[e] - begin, synapse.weight_rows[n], synapse.delay_rows[n]
+        )
+        if grad_values.size > 0:
+            grad_values[e] = now
+        if grad_changes.size > 0:
+            grad_changes[e] = change
 
-    Of weights and delays; and, where these are not empty, what one unit of each input event is
-    worth (``grad_values``), and how that changes to the next bin (``grad_changes``). Row t of
-    ``beta`` is that of bin begin + t.
-    """
+
+@inlined
+def gather_segment(synapse, events, lo, hi, spikes, out_lo, out_hi, begin, beta, gradients):
     _gather(
-        delays.grad_weight, delays.grad_input, delays.input, delays,
-        bins, units, values, lo, hi, begin, beta,
+        synapse.grad_weight, synapse.grad_delay, synapse.delay, synapse,
+        (events.bins, events.units, events.values), lo, hi, begin, beta,
     )  # fmt: skip
-    if delays.recurrent.size > 0:  # spikes of bin k arrive in bin k + 1 and later
+    if synapse.recurrent_delay.size > 0:  # spikes of bin k arrive in bin k + 1 and later
         _gather(
-            delays.grad_recurrent_weight, delays.grad_recurrent, delays.recurrent, delays,
-            out_bins, out_units, no_values, out_lo, out_hi, begin - 1, beta,
+            synapse.grad_recurrent_weight, synapse.grad_recurrent_delay, synapse.recurrent_delay,
+            synapse, (spikes.bins, spikes.units, events.values[:0]), out_lo, out_hi, begin - 1,
+            beta,
         )  # fmt: skip
-    if grad_values.size > 0 or grad_changes.size > 0:
-        for e in range(lo, hi):
-            n = units[e]
-            now, change = _worth(beta, bins[e] - begin, weight[n], delays.input_rows[n])
-            if grad_values.size > 0:
-                grad_values[e] = now
-            if grad_changes.size > 0:
-                grad_changes[e] = change
+    if gradients.values.size > 0 or gradients.changes.size > 0:
+        _of_events(gradients.values, gradients.changes, synapse, events, lo, hi, begin, beta)
 
 
 @kernel
-def _add_later(worth, weight, delay, beta):
-    for k in range(worth.shape[0] - delay):
-        worth[_index(k)] += weight * beta[_index(k) + _index(delay)]
+def _add_later(out, weight, delay, beta):
+    for k in range(out.shape[0] - delay):
+        out[_index(k)] += weight * beta[_index(k) + _index(delay)]
 
 
 @kernel
-def dense_worth(lo, hi, beta, weight, delay, worth):
-    """worth[b, i, k] = sum over j of weight[i, j] beta[b, j, k + delay[i, j]], for b in lo..hi.
+def add_delayed_adjoint(lo, hi, beta, weight, delay, out):
+    """out[b, i, k] = sum over j of weight[i, j] beta[b, j, k + delay[i, j]], for b in lo..hi.
 
     Args:
-        beta: [B, H, T].   weight, delay: [N, H].   worth: [B, N, T], zeros that are added to.
+        beta: [B, H, T].   weight, delay: [N, H].   out: [B, N, T], zeros that are added to.
     """
     for b in range(lo, hi):
         for i in range(weight.shape[0]):
             for j in range(weight.shape[1]):
-                _add_later(worth[b, i], weight[i, j], np.int64(delay[i, j]), beta[b, j])
+                _add_later(out[b, i], weight[i, j], np.int64(delay[i, j]), beta[b, j])
 
 
 def prepare(
-    weight: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray],
     delay: np.ndarray,
     recurrent_delay: np.ndarray,
     bins: int,
     weighted: bool,
     backward: bool,
-) -> Callable[[int], Delays]:
-    """Makes ``Delays`` for one thread, given the most events of one kind in a sample.
+) -> Callable[[int], Delayed]:
+    """Makes ``Delayed`` for one thread, given the most events of one kind in a sample.
 
     Args:
-        weight: [H, N].   delay: [H, N] uint16.   recurrent_delay: [post, pre] uint16 or of size 0.
+        rows: weights [N, H] and recurrent weights [pre, post], or of size 0.
+        delay: [N, H] uint16.   recurrent_delay: [pre, post] uint16 or of size 0.
         bins: in a segment.   weighted: events have values.
         backward: for the backward pass (else for the forward one).
     """
-    size, inputs = weight.shape
-    kind = weight.dtype
+    weight_rows, recurrent_rows = rows
+    inputs, size = weight_rows.shape
+    kind = weight_rows.dtype
     longest = int(max((d.max() for d in (delay, recurrent_delay) if d.size), default=0))
     ring = 2 ** longest.bit_length() if recurrent_delay.size else 1  # longest + 1 or more
 
-    def padded(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, ((0, -len(array) % _ABREAST), (0, 0)))
+    def by_neuron(array: np.ndarray) -> np.ndarray:
+        padding = ((0, -array.shape[1] % _ABREAST), (0, 0))
+        return np.pad(np.ascontiguousarray(array.T), padding)
 
-    by_neuron = {"weight": weight, "input": delay, "recurrent": recurrent_delay}
-    by_neuron = {name: padded(array) for name, array in by_neuron.items()}
+    given = {"weight": weight_rows, "delay": delay, "recurrent_delay": recurrent_delay}
+    turned = {name: by_neuron(array) for name, array in given.items()}
 
     def gradient(like: str) -> np.ndarray:
-        return np.zeros(by_neuron[like].shape if backward else (0, 0), kind)
+        return np.zeros(turned[like].shape if backward else (0, 0), kind)
 
-    by_sender = {"input_rows": delay, "recurrent_rows": recurrent_delay}
-    by_sender = {name: np.ascontiguousarray(array.T) for name, array in by_sender.items()}
-    return lambda most: Delays(
-        longest=longest, **by_neuron, **by_sender,
+    return lambda most: Delayed(
+        longest=longest, progress=np.zeros(2, np.int64),
+        weight_rows=weight_rows, recurrent_rows=recurrent_rows,
+        delay_rows=delay, recurrent_delay_rows=recurrent_delay, **turned,
         arrivals=np.empty((bins, size), kind), sent=np.zeros(ring * size, kind),
         changes=np.zeros((ring, size), kind),
         traces=np.empty((_STRIPE, bins + 2 * longest + 3), kind),
         ends=np.empty(max(inputs, size) + 1, np.int64),
         rows=np.empty(most, np.int32),
         scales=np.empty(most if weighted else 0, kind),
-        grad_weight=gradient("weight"), grad_input=gradient("weight"),
-        grad_recurrent_weight=gradient("recurrent"), grad_recurrent=gradient("recurrent"),
+        grad_weight=gradient("weight"), grad_delay=gradient("weight"),
+        grad_recurrent_weight=gradient("recurrent_delay"),
+        grad_recurrent_delay=gradient("recurrent_delay"),
+        grad_recurrent=np.empty((0, 0), kind),
     )  # fmt: skip
 
 
-def gradients(delays: Delays) -> tuple[np.ndarray, ...]:
-    """Those of ``weight``, ``input``, recurrent weights and ``recurrent``, [to, from].
+def gradients(synapse: Delayed) -> tuple[np.ndarray, ...]:
+    """Those of weights, recurrent weights, delays and recurrent delays, [from, to].
 
-    What is that of a delay lacks the weight as a factor.
+    Those of delays lack the weight as a factor.
     """
-    size = delays.arrivals.shape[1]
-    return (
-        delays.grad_weight[:size], delays.grad_input[:size],
-        delays.grad_recurrent_weight[:size], delays.grad_recurrent[:size],
+    size = synapse.arrivals.shape[1]
+    return tuple(
+        array[:size].T
+        for array in (
+            synapse.grad_weight, synapse.grad_recurrent_weight, synapse.grad_delay,
+            synapse.grad_recurrent_delay,
+        )
     )  # fmt: skip

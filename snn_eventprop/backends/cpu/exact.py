@@ -8,31 +8,59 @@ Only those few are solved, in float64: the earliest crossing becomes the next ev
 Only spikes are kept for the backward pass: time, neuron, slope, and how many input events came
 before. Gradients of time constants need (I, V) again, which are replayed from states stored every
 ``SEGMENT`` events.
+
+Over 400 lines: the backward pass reads what the forward pass writes, step for step.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from ...neurons import lif as equations
+from ...neurons import lif
+from ..binding import compiled
+from ..exact_arrays import Spikes, States
 from .coefficients import coefficients, fill_coefficients
-from .compile import copy, equation, grown, index, inlined, kernel, sum_kernel
-from .crossing import SAME, next_crossing
+from .compile import copy, grown, index, inlined, kernel, sum_kernel
 from .lanes import exceeding
 from .memory import cache_aligned
 
 # Events between two stored states.
 SEGMENT = 256
 
-_flow = equation(equations.flow)
-_adjoint_flow = equation(equations.adjoint_flow)
-_slope = equation(equations.slope)
-_guard = equation(equations.guard)
-_reset_worth_rate = equation(equations.reset_worth_rate)
-_jump = equation(equations.jump)
-_psp_derivatives = equation(equations.psp_derivatives)
+_lif = compiled(lif, inlined)
+_flow, _adjoint_flow = _lif.flow, _lif.adjoint_flow
+_crossing_bound, _spike_slope, _time_jump = _lif.crossing_bound, _lif.spike_slope, _lif.time_jump
+_time_constant_gradients = _lif.time_constant_gradients
+_next_crossing = compiled(lif, kernel).next_crossing
+_SAME = lif.SAME
+
+
+class Neurons(NamedTuple):
+    """A population. Rates are inverse time constants, [H], or [1] where neurons share them."""
+
+    rate_mem: np.ndarray  # float64, 1/s
+    rate_syn: np.ndarray
+    own_mem: np.ndarray  # the same in the type of the weights
+    own_syn: np.ndarray
+    fastest: float  # the largest rate
+    threshold: np.ndarray  # [H]
+    below: np.ndarray  # [H]; to exceed this is to reach the threshold
+    v_reset: np.ndarray  # [H]
+    floor: np.ndarray  # [H] smallest slope in the jump, 1/s
+
+
+class GapWork(NamedTuple):
+    """Coefficients of a gap, and what V stays below in the next one."""
+
+    e_syn: np.ndarray  # as rates
+    e_mem: np.ndarray
+    psp: np.ndarray
+    reach: np.ndarray
+    bound: np.ndarray  # [H]
 
 
 def _at(values, h):
@@ -62,18 +90,23 @@ def _arrive(current, voltage, e_syn, e_mem, psp, rows, row, reach, bound):
     zero = current.dtype.type(0)
     for j in range(bound.shape[0]):
         h = index(j)
-        i, v = _flow(current[h], voltage[h], _at(e_syn, h), _at(e_mem, h), _at(psp, h))
+        i, state = _flow(
+            current[h], (voltage[h],), (_at(e_syn, h), _at(psp, h), _at(e_mem, h))
+        )
         i += rows[r, h]
         current[h] = i
-        voltage[h] = v
-        bound[h] = v + max(i - v, zero) * _at(reach, h)
+        voltage[h] = state[0]
+        bound[h] = _crossing_bound(i, state[0], _at(reach, h), zero)
 
 
 @inlined
 def _retreat(b, a, e_syn, e_mem, psp):
     for j in range(b.shape[0]):
         h = index(j)
-        b[h], a[h] = _adjoint_flow(b[h], a[h], _at(e_syn, h), _at(e_mem, h), _at(psp, h))
+        later, before = _adjoint_flow(
+            b[h], (a[h],), (_at(e_syn, h), _at(psp, h), _at(e_mem, h))
+        )
+        b[h], a[h] = later, before[0]
 
 
 @inlined
@@ -82,27 +115,29 @@ def _retreat_and_add(b, a, e_syn, e_mem, psp, rows, row):
     r = index(row)
     for j in range(b.shape[0]):
         h = index(j)
-        later, a[h] = _adjoint_flow(b[h], a[h], _at(e_syn, h), _at(e_mem, h), _at(psp, h))
-        b[h] = later
+        later, before = _adjoint_flow(
+            b[h], (a[h],), (_at(e_syn, h), _at(psp, h), _at(e_mem, h))
+        )
+        b[h], a[h] = later, before[0]
         rows[r, h] += later
 
 
 @sum_kernel
-def _change_of_worth(weights, b, a, rate_mem, rate_syn):
+def _sensitivity_rate(weights, b, a, rate_mem, rate_syn):
     total = b.dtype.type(0)
     for j in range(b.shape[0]):
         h = index(j)
-        # equations.worth_rate with the rates inverted once for all events
+        # lif.sensitivity_rate with the rates inverted once for all events
         total += weights[h] * (b[h] * _at(rate_syn, h) - a[h] * _at(rate_mem, h))
     return total
 
 
 @inlined
-def _worth_change(rows, row, b, a, rate_mem, rate_syn):
-    """Change per second of what an event of this row of weights is worth to its receivers."""
+def _rate_at_receivers(rows, row, b, a, rate_mem, rate_syn):
+    """dL/dt of an event with this row of weights, at its receivers."""
     if rate_mem.shape[0] == 1:
-        return _change_of_worth(rows[row], b, a, rate_mem[0], rate_syn[0])
-    return _change_of_worth(rows[row], b, a, rate_mem, rate_syn)
+        return _sensitivity_rate(rows[row], b, a, rate_mem[0], rate_syn[0])
+    return _sensitivity_rate(rows[row], b, a, rate_mem, rate_syn)
 
 
 @kernel
@@ -112,11 +147,12 @@ def _pick(values, h):
 
 
 @kernel
-def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count):
+def _earliest(current, voltage, gap, neurons, found, count):
     """Earliest crossing within ``gap`` s among the neurons ``found[:count]``.
 
     Returns its time from now and how many cross there: they are moved to the front of ``found``.
     """
+    threshold, rate_mem, rate_syn = neurons.threshold, neurons.rate_mem, neurons.rate_syn
     best = gap
     crossing = 0
     for j in range(count):
@@ -124,9 +160,9 @@ def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count
         theta = np.float64(threshold[h])
         i, v = np.float64(current[h]), np.float64(voltage[h])
         mem = _pick(rate_mem, h)
-        if i <= v or v + (i - v) * best * mem < theta - SAME * theta:
+        if i <= v or v + (i - v) * best * mem < theta - _SAME * theta:
             continue  # V falls, or rises too little
-        t = next_crossing(i, v, best, theta, mem, _pick(rate_syn, h))
+        t = _next_crossing(i, v, best, theta, mem, _pick(rate_syn, h))
         if t == np.inf:
             continue
         if t < best or crossing == 0:
@@ -139,12 +175,11 @@ def _earliest(current, voltage, gap, threshold, rate_mem, rate_syn, found, count
 
 
 @inlined
-def _move(
-    gap, next_gap, current, voltage, rows, row, rate_mem, rate_syn, fastest,
-    e_syn, e_mem, psp, reach, bound,
-):  # fmt: skip
+def _move(gap, next_gap, current, voltage, rows, row, neurons, work):
     """``_arrive`` after ``gap`` s, with ``next_gap`` s to the next event."""
-    fill_coefficients(gap, rate_mem, rate_syn, fastest, e_syn, e_mem, psp)
+    e_syn, e_mem, psp, reach, bound = work
+    rate_mem = neurons.rate_mem
+    fill_coefficients(gap, rate_mem, neurons.rate_syn, neurons.fastest, e_syn, e_mem, psp)
     for j in range(reach.shape[0]):
         reach[j] = next_gap * rate_mem[j]
     if reach.shape[0] == 1:
@@ -155,82 +190,88 @@ def _move(
 
 @inlined
 def _forward_sample(
-    times, units, first, end, duration, weight, recurrent, rate_mem, rate_syn, fastest, threshold,
-    below, v_reset, limit, keep, current, voltage, e_syn, e_mem, psp, reach, bound, found,
-    out_times, out_units, out_slopes, out_before, states, places,
-):  # fmt: skip
-    """One sample. Returns its spikes and states; -1 for what it has no room to store."""
+    sample, events, duration, weights, neurons, limit, keep, memory, begins, spikes, states
+):
+    """One sample. Returns its spikes and states; -1 for what it has no room to store.
+
+    Args:
+        sample: its first input event, and the end.
+        memory: I [H], V [H], ``GapWork`` and indices of neurons [H + 1].
+        begins: place of its first spike, and of its first state.
+    """
+    first, end = sample
+    first_spike, first_state = begins
+    current, voltage, work, found = memory
+    times, units = events.times, events.units
+    rate_mem, v_reset = neurons.rate_mem, neurons.v_reset
+    reach, bound = work.reach, work.bound
     current[:] = 0
     voltage[:] = 0
     bound[:] = 0
     event, total, stored = first, 0, 0
     now = 0.0
-    zero = weight.dtype.type(0)
-    is_recurrent = recurrent.shape[0] == threshold.shape[0]
+    zero = weights.input.dtype.type(0)
+    is_recurrent = weights.recurrent.shape[0] == neurons.threshold.shape[0]
     while True:
         place = event - first + total
         if keep and place >= stored * SEGMENT:
-            if stored == states.shape[0]:
+            at = first_state + stored
+            if at == states.states.shape[0]:
                 return total, -1
-            copy(states[stored, 0], current)
-            copy(states[stored, 1], voltage)
-            places[stored] = place
+            copy(states.states[at, 0], current)
+            copy(states.states[at, 1], voltage)
+            states.places[at] = place
             stored += 1
         until = np.float64(times[event]) if event < end else duration
         gap = max(until - now, 0.0)
         crossing = 0
         t = gap
         if gap > 0.0:
-            able = exceeding(bound, below, found)  # may cross before the next input event
-            t, crossing = _earliest(
-                current, voltage, gap, threshold, rate_mem, rate_syn, found, able
-            )
+            able = exceeding(bound, neurons.below, found)  # may cross before the next input event
+            t, crossing = _earliest(current, voltage, gap, neurons, found, able)
         if crossing == 0:
             if event == end:
                 return total, stored
             following = np.float64(times[event + 1]) if event + 1 < end else duration
             _move(
-                gap, max(following - until, 0.0), current, voltage, weight, units[event],
-                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
+                gap, max(following - until, 0.0), current, voltage, weights.input, units[event],
+                neurons, work,
             )  # fmt: skip
             now = until
             event += 1
             continue
         now += t
-        if total + crossing > out_times.shape[0]:
+        to = first_spike + total
+        if to + crossing > spikes.times.shape[0]:
             return -1, stored
         for j in range(crossing):
             n = found[j]
             mem = _pick(rate_mem, n)
-            decay, _, _ = coefficients(t, mem, _pick(rate_syn, n))
-            out_times[total + j] = now
-            out_units[total + j] = n
-            out_slopes[total + j] = _slope(decay * current[n] * mem, threshold[n], mem)
-            out_before[total + j] = event - first
+            decay, _, _ = coefficients(t, mem, _pick(neurons.rate_syn, n))
+            spikes.times[to + j] = now
+            spikes.units[to + j] = n
+            spikes.slopes[to + j] = _spike_slope(decay * current[n], neurons.threshold[n], mem)
+            spikes.before[to + j] = event - first
             voltage[n] = -np.inf  # out of the way of the test, until its reset below
         for j in range(crossing):
             _move(
-                t if j == 0 else 0.0, max(until - now, 0.0), current, voltage, recurrent,
-                found[j] if is_recurrent else 0,
-                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
+                t if j == 0 else 0.0, max(until - now, 0.0), current, voltage, weights.recurrent,
+                found[j] if is_recurrent else 0, neurons, work,
             )  # fmt: skip
         for j in range(crossing):
             n = found[j]
             voltage[n] = v_reset[n]
-            rise = max(current[n] - v_reset[n], zero) * _pick(reach, n)
-            bound[n] = v_reset[n] + rise
+            bound[n] = _crossing_bound(current[n], v_reset[n], _pick(reach, n), zero)
         total += crossing
         if total > limit:
-            out_times[0] = now  # for the error: these spikes go nowhere
+            spikes.times[first_spike] = now  # for the error: these spikes go nowhere
             return total, stored
 
 
 @kernel
 def _forward_samples(
-    b, hi, total, stored, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn,
-    fastest, threshold, below, v_reset, limit, keep,
-    current, voltage, e_syn, e_mem, psp, reach, bound, found,
-    out_times, out_units, out_slopes, out_before, counts, states, places, state_counts, stopped,
+    b, hi, total, stored, events, duration, weights, neurons, limit, keep, memory, spikes, states,
+    stopped,
 ):  # fmt: skip
     """Samples ``b..hi``, after ``total`` spikes and ``stored`` states of those before.
 
@@ -238,70 +279,65 @@ def _forward_samples(
     spikes and states of those that are.
     """
     while b < hi:
-        spikes, kept = _forward_sample(
-            times, units, offsets[b], offsets[b + 1], duration, weight, recurrent,
-            rate_mem, rate_syn, fastest, threshold, below, v_reset, limit, keep,
-            current, voltage, e_syn, e_mem, psp, reach, bound, found,
-            out_times[total:], out_units[total:], out_slopes[total:], out_before[total:],
-            states[stored:], places[stored:],
+        sample = events.offsets[b], events.offsets[b + 1]
+        fired, kept = _forward_sample(
+            sample, events, duration, weights, neurons, limit, keep, memory,
+            (total, stored), spikes, states,
         )  # fmt: skip
-        if spikes < 0 or kept < 0:
+        if fired < 0 or kept < 0:
             break
-        if spikes > limit:
-            stopped[0], stopped[1] = b, out_times[total]
+        if fired > limit:
+            stopped[0], stopped[1] = b, spikes.times[total]
             break
-        counts[b] = spikes
-        state_counts[b] = kept
-        total += spikes
+        spikes.offsets[b] = fired
+        states.offsets[b] = kept
+        total += fired
         stored += kept
         b += 1
     return b, total, stored
 
 
-def forward(
-    lo, hi, times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn, threshold,
-    v_reset, limit, keep,
-):  # fmt: skip
+def population(rate_mem, rate_syn, threshold, v_reset, floor):
+    """``Neurons``; rates are float64, [H] or [1]."""
+    dtype = threshold.dtype
+    return Neurons(
+        rate_mem, rate_syn, rate_mem.astype(dtype), rate_syn.astype(dtype),
+        max(rate_mem.max(), rate_syn.max()), threshold,
+        np.nextafter(threshold, -dtype.type(np.inf)), v_reset, floor,
+    )  # fmt: skip
+
+
+def forward(lo, hi, events, duration, weights, neurons, limit, keep):
     """Samples ``lo..hi``: spikes out, in order of sample and time.
 
-    Args (B samples, S events, N inputs, H neurons):
-        times: [S] s, ascending within each sample.   units: [S].   offsets: [B + 1].
-        weight: [N, H].   recurrent: [H, H], [pre, post]; one row of zeros where there is none.
-        rate_mem, rate_syn: [H], or [1] where neurons share them, float64, 1/s.
-        threshold, v_reset: [H].
+    Args:
         limit: spikes of one sample at which to give up.
         keep: store states for ``backward``.
 
     Returns:
-        times [S2] float64, units [S2], slopes [S2] (1/s), input events before each spike [S2],
-        spikes per sample [hi - lo], states (I, V) [K, 2, H], events of either kind before each
-        state [K], states per sample [hi - lo]; and the first sample that exceeds the limit, and
+        the first four fields of ``Spikes``, spikes per sample [hi - lo], the first two fields of
+        ``States``, states per sample [hi - lo]; and the first sample that exceeds the limit, and
         the time, [2]; there is none where that is negative.
     """
-    size, dtype = len(threshold), weight.dtype
+    size, dtype = len(neurons.threshold), weights.input.dtype
     # Room that is not used is never touched, and a sample that finds too little starts again.
     room = 1024 + 32 * size * (hi - lo)
     kinds = np.float64, np.int64, dtype, np.int32
-    spikes = [np.empty(room, kind) for kind in kinds]  # times, units, slopes, events before
-    events = int(offsets[hi] - offsets[lo])
-    keepable = ((events + 32 * size * (hi - lo)) // SEGMENT + hi - lo) if keep else 0
+    spikes = [np.empty(room, kind) for kind in kinds]
+    count = int(events.offsets[hi] - events.offsets[lo])
+    keepable = ((count + 32 * size * (hi - lo)) // SEGMENT + hi - lo) if keep else 0
     states = [np.empty((keepable, 2, size), dtype), np.empty(keepable, np.int64)]
-    counts, state_counts = np.zeros((2, len(offsets)), np.int64)
+    counts, state_counts = np.zeros((2, len(events.offsets)), np.int64)
     stopped = np.full(2, -1.0)
     # Rounding of the membrane shows in the times of spikes: it is kept in float64.
     current, voltage = cache_aligned(2, size, np.float64)
-    e_syn, e_mem, psp, reach = np.empty((4, len(rate_mem)))
-    below = np.nextafter(threshold, -dtype.type(np.inf))  # to exceed this is to reach the threshold
-    work = (
-        max(rate_mem.max(), rate_syn.max()), threshold, below, v_reset, limit, keep,
-        current, voltage, e_syn, e_mem, psp, reach,
-        np.empty(size, dtype), np.empty(size + 1, np.int64),
-    )  # fmt: skip
+    work = GapWork._make((*np.empty((4, len(neurons.rate_mem))), np.empty(size, dtype)))
+    memory = current, voltage, work, np.empty(size + 1, np.int64)
     b, total, stored = lo, 0, 0
     while True:
         b, total, stored = _forward_samples(
-            b, hi, total, stored, times, units, offsets, duration, weight, recurrent,
-            rate_mem, rate_syn, *work, *spikes, counts, *states, state_counts, stopped,
+            b, hi, total, stored, events, duration, weights, neurons, limit, keep, memory,
+            Spikes._make((*spikes, counts)), States._make((*states, state_counts)), stopped,
         )  # fmt: skip
         if b == hi or stopped[0] >= 0:
             break
@@ -314,18 +350,19 @@ def forward(
 
 
 @kernel
-def _add_constants(
-    grad_mem, grad_syn, b, a, current, voltage, gap, rate_mem, rate_syn, e_syn, e_mem
-):
+def _add_constants(gradients, b, a, current, voltage, gap, rates, falls):
     """Gradients of the time constants over one gap: (I, V) at its start, (b, a) at its end."""
+    rate_mem, rate_syn = rates
+    e_syn, e_mem = falls
     for j in range(b.shape[0]):
         h = index(j)
-        tau_mem, tau_syn = 1.0 / _at(rate_mem, h), 1.0 / _at(rate_syn, h)
-        fall_syn, fall_mem = np.float64(_at(e_syn, h)), np.float64(_at(e_mem, h))
-        by_mem, by_syn = _psp_derivatives(gap, fall_syn, fall_mem, tau_mem, tau_syn)
-        i, v = np.float64(current[h]), np.float64(voltage[h])
-        grad_mem[h] += a[h] * (v * fall_mem * gap / tau_mem**2 + i * by_mem)
-        grad_syn[h] += i * (b[h] * fall_syn * gap / tau_syn**2 + a[h] * by_syn)
+        of_mem, of_syn = _time_constant_gradients(
+            b[h], a[h], np.float64(current[h]), np.float64(voltage[h]), gap,
+            np.float64(_at(e_syn, h)), np.float64(_at(e_mem, h)),
+            1.0 / _at(rate_mem, h), 1.0 / _at(rate_syn, h),
+        )  # fmt: skip
+        gradients.tau_mem[h] += of_mem
+        gradients.tau_syn[h] += of_syn
 
 
 @kernel
@@ -338,172 +375,158 @@ def _is_spike(event, spike, first_event, first_spike, before):
 
 
 @inlined
-def _replay(
-    event, spike, stop, first_event, first_spike, end_spike, now, times, units, out_times,
-    out_units, out_before, weight, recurrent, rate_mem, rate_syn, fastest, v_reset,
-    e_syn, e_mem, psp, reach, bound, currents, voltages,
-):  # fmt: skip
-    """The forward pass with its spikes known, from ``event`` and ``spike`` on, ``stop`` events.
+def _replay(at, stop, begins, end_spike, now, events, spikes, weights, neurons, work, rows):
+    """The forward pass with its spikes known, ``stop`` events.
 
-    Row 0 of ``currents`` and ``voltages`` holds the state to start from, row r + 1 receives the
-    state after the r-th event.
+    Args:
+        at: the first input event and the first spike.   begins: those of the sample.
+        rows: I and V; row 0 holds the state to start from, row r + 1 receives the state after the
+            r-th event.
     """
-    is_recurrent = recurrent.shape[0] == v_reset.shape[0]
+    event, spike = at
+    first_event, _ = begins
+    currents, voltages = rows
+    is_recurrent = weights.recurrent.shape[0] == neurons.v_reset.shape[0]
     for row in range(1, stop + 1):
         copy(currents[row], currents[row - 1])
         copy(voltages[row], voltages[row - 1])
-        fires = spike < end_spike and out_before[spike] <= event - first_event
-        at = out_times[spike] if fires else np.float64(times[event])
-        gap = max(at - now, 0.0)
-        now = at
+        fires = spike < end_spike and spikes.before[spike] <= event - first_event
+        then = spikes.times[spike] if fires else np.float64(events.times[event])
+        gap = max(then - now, 0.0)
+        now = then
         if fires:
-            n = out_units[spike]
+            n = spikes.units[spike]
             _move(
-                gap, 0.0, currents[row], voltages[row], recurrent, n if is_recurrent else 0,
-                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
+                gap, 0.0, currents[row], voltages[row], weights.recurrent,
+                n if is_recurrent else 0, neurons, work,
             )  # fmt: skip
-            voltages[row, n] = v_reset[n]
+            voltages[row, n] = neurons.v_reset[n]
             spike += 1
         else:
             _move(
-                gap, 0.0, currents[row], voltages[row], weight, units[event],
-                rate_mem, rate_syn, fastest, e_syn, e_mem, psp, reach, bound,
+                gap, 0.0, currents[row], voltages[row], weights.input, events.units[event],
+                neurons, work,
             )  # fmt: skip
             event += 1
 
 
 @kernel
 def _backward_samples(
-    lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn, mems, syns, fastest,
-    threshold, v_reset, floor, out_times, out_units, out_slopes, out_before, out_offsets,
-    states, places, state_offsets, grad_out, mark_worth,
-    grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
-    b, a, e_syn, e_mem, psp, reach, bound, currents, voltages,
+    lo, hi, events, weights, neurons, spikes, states, upstream, grad_weights, gradients, work,
+    adjoint, rows,
 ):  # fmt: skip
-    size = threshold.shape[0]
-    zero = weight.dtype.type(0)
+    size = neurons.threshold.shape[0]
+    zero = weights.input.dtype.type(0)
+    b, a = adjoint
+    currents, voltages = rows
+    e_syn, e_mem, psp = work.e_syn, work.e_mem, work.psp
+    rate_mem, rate_syn = neurons.rate_mem, neurons.rate_syn
+    mems, syns, fastest = neurons.own_mem, neurons.own_syn, neurons.fastest
     shared = rate_mem.shape[0] == 1
-    is_recurrent = recurrent.shape[0] == size
-    replays = grad_mem.shape[0] > 0
+    is_recurrent = weights.recurrent.shape[0] == size
+    replays = gradients.tau_mem.shape[0] > 0
     guarded = 0
-    largest = zero
+    largest = 0.0
     for sample in range(lo, hi):
         b[:] = zero
         a[:] = zero
-        first_event, first_spike = offsets[sample], out_offsets[sample]
-        end_spike = out_offsets[sample + 1]
+        first_event, first_spike = events.offsets[sample], spikes.offsets[sample]
+        end_spike = spikes.offsets[sample + 1]
         spike = end_spike - 1
         if spike < first_spike:
             continue
-        # Input that came after the last spike is worth nothing.
-        event = first_event + out_before[spike] - 1
-        later = out_times[spike]
-        state = state_offsets[sample + 1]  # states from here on have been replayed from
+        # Input that came after the last spike has no adjoint.
+        event = first_event + spikes.before[spike] - 1
+        later = spikes.times[spike]
+        state = states.offsets[sample + 1]  # states from here on have been replayed from
         while event >= first_event or spike >= first_spike:
             place = event - first_event + spike - first_spike + 1
-            if replays and (state == state_offsets[sample + 1] or place < places[state]):
+            if replays and (state == states.offsets[sample + 1] or place < states.places[state]):
                 state -= 1
-                while places[state] > place:
+                while states.places[state] > place:
                     state -= 1
                 e, s = event, spike
-                for _ in range(place - places[state] + 1):
-                    if _is_spike(e, s, first_event, first_spike, out_before):
+                for _ in range(place - states.places[state] + 1):
+                    if _is_spike(e, s, first_event, first_spike, spikes.before):
                         s -= 1
                     else:
                         e -= 1
-                now = np.float64(times[e]) if e >= first_event else 0.0
+                now = np.float64(events.times[e]) if e >= first_event else 0.0
                 if s >= first_spike:
-                    now = max(now, out_times[s])
-                copy(currents[0], states[state, 0])
-                copy(voltages[0], states[state, 1])
+                    now = max(now, spikes.times[s])
+                copy(currents[0], states.states[state, 0])
+                copy(voltages[0], states.states[state, 1])
                 _replay(
-                    e + 1, s + 1, place - places[state] + 1, first_event, first_spike, end_spike,
-                    now, times, units, out_times, out_units, out_before, weight, recurrent,
-                    rate_mem, rate_syn, fastest, v_reset, e_syn, e_mem, psp, reach, bound,
-                    currents, voltages,
+                    (e + 1, s + 1), place - states.places[state] + 1, (first_event, first_spike),
+                    end_spike, now, events, spikes, weights, neurons, work, rows,
                 )  # fmt: skip
-            fires = _is_spike(event, spike, first_event, first_spike, out_before)
-            at = out_times[spike] if fires else np.float64(times[event])
+            fires = _is_spike(event, spike, first_event, first_spike, spikes.before)
+            at = spikes.times[spike] if fires else np.float64(events.times[event])
             gap = max(later - at, 0.0)
             later = at
             fill_coefficients(gap, rate_mem, rate_syn, fastest, e_syn, e_mem, psp)
             if replays and gap > 0.0:
-                row = place - places[state] + 1
+                row = place - states.places[state] + 1
                 if shared:
                     _add_constants(
-                        grad_mem, grad_syn, b, a, currents[row], voltages[row], gap,
-                        rate_mem[0], rate_syn[0], e_syn[0], e_mem[0],
+                        gradients, b, a, currents[row], voltages[row], gap,
+                        (rate_mem[0], rate_syn[0]), (e_syn[0], e_mem[0]),
                     )  # fmt: skip
                 else:
                     _add_constants(
-                        grad_mem, grad_syn, b, a, currents[row], voltages[row], gap,
-                        rate_mem, rate_syn, e_syn, e_mem,
+                        gradients, b, a, currents[row], voltages[row], gap, (rate_mem, rate_syn),
+                        (e_syn, e_mem),
                     )  # fmt: skip
             if not fires:
-                unit = units[event]
+                unit = events.units[event]
                 if shared:
-                    _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_weight, unit)
+                    _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_weights.input, unit)
                 else:
-                    _retreat_and_add(b, a, e_syn, e_mem, psp, grad_weight, unit)
-                if grad_times.shape[0] > 0:
-                    grad_times[event] = _worth_change(weight, unit, b, a, mems, syns)
+                    _retreat_and_add(b, a, e_syn, e_mem, psp, grad_weights.input, unit)
+                if gradients.times.shape[0] > 0:
+                    gradients.times[event] = _rate_at_receivers(
+                        weights.input, unit, b, a, mems, syns
+                    )
                 event -= 1
                 continue
-            n = out_units[spike]
-            change = grad_out[spike]
+            n = spikes.units[spike]
+            rate = upstream.times[spike]
             if is_recurrent:
                 if shared:
-                    _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_recurrent, n)
+                    _retreat_and_add(b, a, e_syn[0], e_mem[0], psp[0], grad_weights.recurrent, n)
                 else:
-                    _retreat_and_add(b, a, e_syn, e_mem, psp, grad_recurrent, n)
-                change += _worth_change(recurrent, n, b, a, mems, syns)
+                    _retreat_and_add(b, a, e_syn, e_mem, psp, grad_weights.recurrent, n)
+                rate += _rate_at_receivers(weights.recurrent, n, b, a, mems, syns)
             elif shared:
                 _retreat(b, a, e_syn[0], e_mem[0], psp[0])
             else:
                 _retreat(b, a, e_syn, e_mem, psp)
-            after = a[n]
-            change += _reset_worth_rate(after, threshold[n], v_reset[n], _pick(mems, n))
-            steep, acted = _guard(out_slopes[spike], floor[n])
+            before, of_threshold, acted, moved = _time_jump(
+                a[n], rate, spikes.slopes[spike], neurons.floor[n], neurons.threshold[n],
+                neurons.v_reset[n], _pick(mems, n),
+            )  # fmt: skip
             guarded += acted
-            before = _jump(after, steep, change)
-            largest = max(largest, abs(before - after))
-            grad_threshold[n] -= before
-            a[n] = before + mark_worth[spike]
+            largest = max(largest, np.float64(moved))
+            gradients.threshold[n] += of_threshold
+            a[n] = before + upstream.marks[spike]
             spike -= 1
     return guarded, largest
 
 
 def backward(
-    lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn, threshold,
-    v_reset, floor, out_times, out_units, out_slopes, out_before, out_offsets,
-    states, places, state_offsets, grad_out, mark_worth,
-    grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
-):  # fmt: skip
-    """Samples ``lo..hi`` of the adjoint pass; fills the ``grad_*`` arrays that are not empty.
-
-    Args beyond ``forward``'s:
-        floor: [H] smallest slope used in the jump, 1/s.
-        out_*, states, places: of the forward pass, with the offsets of each sample.
-        grad_out: [S2] dL/dt of each spike.   mark_worth: [S2] straight-through worth of each.
-        grad_weight [N, H], grad_recurrent [H, H], grad_threshold [H]: added to.
-        grad_mem, grad_syn: [H] float64, with respect to the time constants, added to.
-        grad_times: [S] dL/dt of each input event.
+    lo, hi, events, weights, neurons, spikes, states, upstream, grad_weights, gradients
+):
+    """Samples ``lo..hi`` of the adjoint pass; fills the gradients that are not absent.
 
     Returns:
         number of guarded slopes, largest absolute jump of a.
     """
-    size, dtype = len(threshold), weight.dtype
+    size, dtype = len(neurons.threshold), weights.input.dtype
     b, a, bound = cache_aligned(3, size, dtype)
-    e_syn, e_mem, psp, reach = np.empty((4, len(rate_mem)), dtype)
     # A state may be stored late, by the neurons that cross together.
-    rows = SEGMENT + size + 1 if len(grad_mem) else 0
-    currents, voltages = np.empty((2, rows, size), dtype)
+    rows = SEGMENT + size + 1 if len(gradients.tau_mem) else 0
+    work = GapWork._make((*np.empty((4, len(neurons.rate_mem)), dtype), bound))
     return _backward_samples(
-        lo, hi, times, units, offsets, weight, recurrent, rate_mem, rate_syn,
-        rate_mem.astype(dtype), rate_syn.astype(dtype), max(rate_mem.max(), rate_syn.max()),
-        threshold, v_reset, floor,
-        out_times, out_units, out_slopes, out_before, out_offsets,
-        states, places, state_offsets, grad_out, mark_worth,
-        grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn, grad_times,
-        b, a, e_syn, e_mem, psp, reach, bound, currents, voltages,
+        lo, hi, events, weights, neurons, spikes, states, upstream, grad_weights, gradients, work,
+        (b, a), tuple(np.empty((2, rows, size), dtype)),
     )  # fmt: skip

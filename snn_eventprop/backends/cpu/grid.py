@@ -1,685 +1,326 @@
-"""Grid solver on the CPU: event-driven Numba kernels over a range of samples.
-
-One step of every discretisation (see ``snn_eventprop.discretisation``) is
-
-    I <- I + X[k];   V <- m V + c I;   spike where V > theta;   reset;   I <- s I
-
-with X[k] the weights of the input events of bin k and of the recurrent spikes of bin k - 1.
-Work follows events and spikes: a stretch of bins without either, in which an upper bound on V
-shows that nobody can reach the threshold, is crossed by squaring the linear map (``_powers``).
-
-Only spikes are kept for the backward pass: bin, unit and slope. Notation there: beta[k] = dL/dX[k]
-and a[k] = dL/dV[k] before the reset.
-"""
+"""The grid solver on the CPU: its operators' kernels, over threads."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
 import numpy as np
+import torch
+from torch import Tensor
 
-from ...neurons import lif as equations
-from . import delayed as cpu_delays
-from .blocks import dot, dot_rows, gather, retreat, scale, step, step_and_fire
-from .compile import PAD, copy, equation, grown, inlined, kernel
-from .compile import index as _index
-from .event_sort import first_from
-from .lanes import WIDE, exceeding, words
-from .memory import cache_aligned
-
-RESET_NONE, RESET_SUBTRACT, RESET_ZERO, RESET_ZERO_ALL = 0, 1, 2, 3
-
-_flow = equation(equations.flow)
-_adjoint_flow = equation(equations.adjoint_flow)
-_slope = equation(equations.slope)
-_crossing_slope = equation(equations.crossing_slope)
-_guard = equation(equations.guard)
-_jump = equation(equations.jump)
-
-# Bins between two stored states, from which the backward pass replays the forward one.
-SEGMENT = 512
+from ...discretisation import largest_response
+from ...neurons import neuron
+from ...ops import grid as op
+from ..arrays import Events, Gradients, Outputs, Spikes, Start, Upstream
+from . import delayed, dense
+from .arrays import BackwardWork, ForwardWork, Neurons
+from .collect_spikes import collect
+from .compile import PAD, grown
+from .grid_backward import backward_kernel
+from .grid_forward import SEGMENT, forward_kernel, powers_kernel
+from .lanes import WIDE, words
+from .memory import Workspace, cache_aligned
+from .threads import over_samples, share_cores
+from .weights import in_memory_of, read_rows, sum_rows
 
 
-# Passes over all neurons.
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
 
 
-@inlined
-def _add(total, x):
-    for h in range(min(total.shape[0], x.shape[0])):  # rows of beta are longer than others
-        total[h] += x[h]
+def _in_shape(tensor: Tensor, ndim: int, dtype: torch.dtype) -> np.ndarray:
+    """An array of so many dimensions; an absent tensor becomes one of size 0."""
+    if not op.present(tensor):
+        tensor = tensor.new_empty((0,) * ndim)
+    return _array(tensor.to(dtype))
 
 
-@inlined
-def _add_product(total, x, y):
-    for h in range(total.shape[0]):
-        total[h] += x[h] * y[h]
+def _neurons(kind: ModuleType, constants: Tensor, floor: Tensor, reset: int, learned: bool):
+    """The population, and whether the response to input is bounded."""
+    rows = torch.cat([constants.detach(), torch.ones_like(constants[:1])]).contiguous()
+    gain = largest_response(*rows[:3])
+    array = rows.numpy()
+    powers = np.empty((32, len(kind.FLOW_CONSTANTS), array.shape[1]), array.dtype)
+    powers_kernel(kind)(powers, array)
+    blocks: tuple = tuple(array)
+    # Numbers stay in registers. Not where constants are learned: they may come to differ after a
+    # step of the optimiser, and kernels would be compiled again in the middle of training.
+    if not learned and array.shape[1] and (array == array[:, :1]).all():
+        blocks = tuple(array[:, 0])
+    return Neurons(array, blocks, powers, _array(gain), _array(floor), reset)
 
 
-@inlined
-def _retreat_beta(beta, beta_later, a, s, c, m):
-    """beta of a bin from that of the next one and the bin's own a."""
-    for h in range(a.shape[0]):
-        beta[h], _ = _adjoint_flow(beta_later[h], a[h], s[h], m[h], c[h])
+def _check_delays(name: str, delay: Tensor) -> np.ndarray:
+    """Delays in whole bins."""
+    op.check_finite(op.DIVERGED, **{name: delay})
+    bins = delay.detach().round()
+    if bins.numel():
+        op.check_delays(name, float(bins.min()), float(bins.max()))
+    return np.ascontiguousarray(bins.numpy().astype(np.uint16))
 
 
-@inlined
-def _difference(out, x, y):
-    for h in range(out.shape[0]):
-        out[h] = x[h] - y[h]
+class _Synapses(NamedTuple):
+    """How a layer's synapses are made for one thread."""
+
+    module: ModuleType
+    make: Callable[[int, list[np.ndarray]], Any]  # from the most events of a kind, and gradients
 
 
-@kernel
-def _all_finite(values):
-    finite = True
-    for h in range(values.shape[0]):
-        finite = finite and np.isfinite(values[h])
-    return finite
+def _synapses(
+    synapses: Sequence[Tensor], values: Tensor, steps: int, work: Workspace, backward: bool
+) -> _Synapses:
+    weight, recurrent, delay, recurrent_delay = synapses
+    kind = _array(weight).dtype
+    size = weight.shape[1]
+    is_recurrent, is_delayed = op.present(recurrent), op.delays_given(synapses)
+    pad = 0 if is_delayed else PAD
+    if not is_recurrent:
+        recurrent = weight.new_empty(0, size)
+    rows = read_rows(weight, work, pad), read_rows(recurrent, work, pad)
+    weighted = values.numel() > 0
+    if not is_delayed:
+
+        def make(most: int, gradients: list[np.ndarray]) -> dense.Dense:
+            most = most if backward else 0
+            return dense.Dense._make((
+                *rows, *gradients, np.empty(size, kind),
+                np.empty(max(len(weight), size) + 1, np.int64), np.empty(most, np.int32),
+                np.empty(most if weighted else 0, kind),
+            ))  # fmt: skip
+
+        return _Synapses(dense, make)
+    none = np.zeros((0, 0), np.uint16)
+    zeros = np.zeros(tuple(weight.shape), np.uint16)
+    bins = _check_delays("delay", delay) if op.present(delay) else zeros
+    of_spikes = none
+    if is_recurrent and op.present(recurrent_delay):
+        of_spikes = _check_delays("recurrent_delay", recurrent_delay)
+    elif is_recurrent:
+        of_spikes = np.zeros((size, size), np.uint16)
+    prepared = delayed.prepare(rows, bins, of_spikes, min(steps, SEGMENT), weighted, backward)
+    return _Synapses(delayed, lambda most, gradients: prepared(most))
 
 
-@kernel
-def _fill_powers(table, s, c, m):
-    for h in range(s.shape[0]):  # assigning whole rows takes a second longer to compile
-        table[0, 0, h], table[0, 1, h], table[0, 2, h] = s[h], c[h], m[h]
-    for j in range(1, table.shape[0]):
-        for h in range(s.shape[0]):
-            s1, c1, m1 = table[j - 1, 0, h], table[j - 1, 1, h], table[j - 1, 2, h]
-            table[j, 0, h] = s1 * s1
-            table[j, 1, h] = (s1 + m1) * c1
-            table[j, 2, h] = m1 * m1
+def _events(events: Sequence[Tensor], dtype: torch.dtype) -> Events:
+    bins, units, values, offsets = events
+    return Events(_array(bins), _array(units), _array(values.to(dtype)), _array(offsets))
 
 
-def _powers(s, c, m):
-    """The one-step map (s, c, m) composed with itself 2^j times, j < 32: [32, 3, H]."""
-    table = np.empty((32, 3, len(s)), s.dtype)
-    _fill_powers(table, s, c, m)
-    return table
-
-
-@inlined
-def _skip_flow(current, voltage, table, steps):
-    """Cross ``steps`` bins without events at once."""
-    j = 0
-    while steps > 0:
-        if steps & 1:
-            for h in range(current.shape[0]):
-                current[h], voltage[h] = _flow(
-                    current[h], voltage[h], table[j, 0, h], table[j, 2, h], table[j, 1, h]
-                )
-        steps >>= 1
-        j += 1
-
-
-@inlined
-def _skip_adjoint(beta, a, m, table, steps):
-    """The same backwards: beta[k], a[k] from beta[k + steps], a[k + steps]."""
-    j = 0
-    while steps > 0:
-        if steps & 1:
-            for h in range(a.shape[0]):
-                beta[h], _ = _adjoint_flow(
-                    beta[h], m[h] * a[h], table[j, 0, h], table[j, 2, h], table[j, 1, h]
-                )
-                a[h] *= table[j, 2, h]
-        steps >>= 1
-        j += 1
-
-
-@inlined
-def _all_stay_below(current, voltage, gain, threshold):
-    """Whether no neuron can spike before its next input, however long that takes.
-
-    V stays below max(V, 0) + gain max(I, 0), ``gain`` being a bound on the largest membrane
-    potential that one unit of current causes.
-    """
-    zero = current.dtype.type(0)
-    above = 0
-    for h in range(current.shape[0]):
-        above += max(voltage[h], zero) + gain[h] * max(current[h], zero) > threshold[h]
-    return above == 0
-
-
-@inlined
-def _emit(
-    k, fired, current, voltage, c, m, threshold, v_reset, reset, out_bins, out_units, out_slopes
-):
-    """Store the spikes of bin ``k`` and reset their neurons."""
-    one = m.dtype.type(1)
-    for i in range(fired.shape[0]):
-        j = _index(i)
-        h = _index(fired[j])
-        out_bins[j] = k
-        out_units[j] = h
-        out_slopes[j] = _crossing_slope(
-            _slope(c[h] * current[h], threshold[h], one - m[h]), voltage[h], threshold[h]
-        )
-        if reset == RESET_SUBTRACT:
-            voltage[h] -= threshold[h] - v_reset[h]
-        elif reset != RESET_NONE:
-            voltage[h] = v_reset[h]
-
-
-@kernel
-def _forward_samples(
-    b, hi, total, steps, bins, units, values, offsets, input_current, weight, recurrent,
-    s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-    last_current, last_voltage, trace, states, delays, constants, table,
-    current, voltage, work, marks, senders, fired, out_bins, out_units, out_slopes, counts,
-):  # fmt: skip
-    """Samples ``b..hi``, after ``total`` spikes of those before.
-
-    Returns the first sample that is not done, for want of room, and the spikes of those that are.
-    """
-    size = s.shape[0]
-    one = constants[4]
-    at_once = delays is None
-    dense = input_current.size > 0
-    record = trace.size > 0
-    store = states.size > 0
-    is_recurrent = recurrent.size > 0
-    may_skip = not dense and not record and _all_finite(gain)
-    while b < hi:
-        copy(current, current0[b])
-        copy(voltage, voltage0[b])
-        decay = one  # from what ``current`` is to I at the start of the bin
-        num_senders = 0
-        if spikes0.size > 0:
-            for h in range(size):
-                if spikes0[b, h] != 0:
-                    senders[num_senders] = h
-                    num_senders += 1
-        count = 0
-        event, end = offsets[b], offsets[b + 1]
-        longest = 0 if delays is None else delays.longest
-        busy = -1  # last bin in which something sent with a delay may arrive
-        collected = -1  # segment whose arrivals are known
-        if delays is not None:
-            cpu_delays.begin_forward(delays)
-        k = 0
-        while k < steps:
-            if store and k % SEGMENT == 0:
-                scale(states[b, k // SEGMENT, 0], current, decay)
-                copy(states[b, k // SEGMENT, 1], voltage)
-            if may_skip and num_senders == 0 and k > busy:
-                target = bins[event] if event < end else steps - 1
-                if store:
-                    target = min(target, k - k % SEGMENT + SEGMENT)
-                # The last bin is always stepped, so that its I is known before scaling by s.
-                target = min(target, steps - 1)
-                if target - k >= 2:
-                    scale(current, current, decay)
-                    decay = one
-                    if _all_stay_below(current, voltage, gain, threshold):
-                        _skip_flow(current, voltage, table, target - k)
-                        k = target
-                        continue
-            first = event
-            while event < end and bins[event] == k:
-                event += 1
-            inflow = input_current[k, b] if dense else work[:0]
-            if delays is not None:
-                inflow = work
-                if collected != k // SEGMENT:
-                    collected = k // SEGMENT
-                    begin = collected * SEGMENT
-                    cpu_delays.collect(
-                        delays,
-                        begin,
-                        min(begin + SEGMENT, steps),
-                        bins,
-                        units,
-                        values,
-                        offsets[b],
-                        end,
-                    )
-                if event > first:
-                    busy = max(busy, k + longest)
-                if k <= busy:
-                    cpu_delays.take(work, delays, k, k % SEGMENT)
-                else:
-                    work[:] = 0
-                if dense:
-                    _add(work, input_current[k, b])
-            if delayed and reset == RESET_ZERO:
-                for j in range(num_senders):
-                    voltage[senders[j]] = v_reset[senders[j]]
-            num_fired = step_and_fire(
-                (
-                    current, voltage, constants, decay,
-                    weight, units, values, first, event if at_once else first,
-                    recurrent, senders, num_senders if at_once and is_recurrent else 0, inflow,
-                ),
-                marks, fired,
-            )  # fmt: skip
-            decay = constants[0]
-            if delayed and num_senders > 0 and reset != RESET_ZERO:
-                for j in range(num_senders):
-                    h = senders[j]
-                    if reset == RESET_SUBTRACT:
-                        voltage[h] -= threshold[h] - v_reset[h]
-                    elif reset == RESET_ZERO_ALL:
-                        voltage[h] = v_reset[h]
-                num_fired = exceeding(voltage, threshold, fired)
-            if num_fired > 0:
-                if total + count + num_fired > out_bins.shape[0]:
-                    return b, total
-                at = total + count
-                _emit(
-                    k, fired[:num_fired], current, voltage, c, m, threshold, v_reset,
-                    reset if not delayed else RESET_NONE,
-                    out_bins[at:], out_units[at:], out_slopes[at:],
-                )  # fmt: skip
-                count += num_fired
-                if delays is not None:
-                    if is_recurrent:
-                        cpu_delays.send(delays, recurrent, k, fired[:num_fired])
-                        busy = max(busy, k + 1 + longest)
-            senders, fired = fired, senders
-            num_senders = num_fired
-            if record:
-                copy(trace[k, b], voltage)
-            if k == steps - 1:
-                copy(last_current[b], current)
-                copy(last_voltage[b], voltage)
-            k += 1
-        counts[b] = count
-        total += count
-        b += 1
-    return b, total
-
-
-def _for_blocks(learned, *constants):
-    """And ones; as numbers, which stay in registers, where all neurons share them.
-
-    Not where they are ``learned``: they may differ after a step of the optimiser, and kernels
-    would be compiled a second time in the middle of training.
-    """
-    constants = *constants, np.ones_like(constants[0])
-    if learned or len(constants[0]) == 0:
-        return constants
-    if all((values == values[0]).all() for values in constants):
-        return tuple(values[0] for values in constants)
-    return constants
-
-
-def forward(
-    lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
-    s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-    last_current, last_voltage, trace, states, delays,
-):  # fmt: skip
-    """Samples ``lo..hi``: spikes out, in order of sample, bin, unit.
-
-    Args (B samples, N inputs, H neurons, T bins; an array of size 0 stands for "absent"):
-        bins, units, values: [S] input events sorted by bin within each sample; offsets [B + 1].
-        input_current: [T, B, H] added to X.   weight: [N, H].   recurrent: [H, H], [pre, post].
-        s, c, m, threshold, v_reset, gain: [H]; gain is infinite where bins must not be skipped.
-        reset: RESET_*; delayed: the reset acts at the start of the next step (snnTorch's order).
-        current0, voltage0, spikes0: [B, H] state before bin 0 and spikes of bin -1.
-        last_current, last_voltage: [B, H], written: I of the last bin before it is scaled by s, V.
-        trace: [T, B, H], written: V after the reset (before it, where it is delayed).
-        states: [B, segments, 2, H], written: (I, V) every ``SEGMENT`` bins.
-        delays: of synapses, ``cpu_delays.Delays``, or None; they rule out ``spikes0``.
-
-    Returns:
-        bins [S2], units [S2], slopes [S2], spikes per sample [hi - lo].
-    """
-    size = len(s)
-    # Room that is not used is never touched, and a sample that finds too little starts again.
-    room = 1024 + min(32, steps) * size * (hi - lo)
-    spikes = [np.empty(room, kind) for kind in (np.int32, np.int64, s.dtype)]
-    counts = np.zeros(len(offsets), np.int64)
-    table = _powers(s, c, m)
-    constants = _for_blocks(states.size > 0, s, c, m, threshold)
-    current, voltage, work = cache_aligned(3, size, s.dtype)
+def _forward_work(kind: ModuleType, size: int, dtype: np.dtype) -> ForwardWork:
     marks = np.empty(words(size), np.uint64)
-    # Units that spiked in the previous bin, and in this one.
-    senders, fired = np.empty((2, WIDE * (len(marks) + 1)), np.int64)
-    b, total = lo, 0
-    while True:
-        b, total = _forward_samples(
-            b, hi, total, steps, bins, units, values, offsets, input_current, weight, recurrent,
-            s, c, m, threshold, v_reset, gain, reset, delayed, current0, voltage0, spikes0,
-            last_current, last_voltage, trace, states, delays, constants, table,
-            current, voltage, work, marks, senders, fired, *spikes, counts,
-        )  # fmt: skip
-        if b == hi:
-            return *(array[:total] for array in spikes), counts[lo:hi]
-        spikes = [grown(array, total) for array in spikes]
+    units = np.empty((2, WIDE * (len(marks) + 1)), np.int64)
+    state = cache_aligned(len(kind.STATE) + 1, size, dtype)
+    return ForwardWork(state[:-1], state[-1], marks, *units)
 
 
-@kernel
-def collect(start, bins, units, slopes, out_bins, out_units, out_slopes, out_stamps, out_marks):
-    """Put the spikes of a range of samples in their place among those of all samples."""
-    one = out_marks.dtype.type(1)
-    for j in range(bins.shape[0]):
-        to = _index(start) + _index(j)
-        out_bins[to] = bins[j]
-        out_units[to] = units[j]
-        out_slopes[to] = slopes[j]
-        out_stamps[to] = out_stamps.dtype.type(bins[j])
-        out_marks[to] = one
-
-
-@kernel
-def _worth_of_events(
-    grad_values, grad_changes, weight, bins, units, lo, hi, begin, beta, change_of_beta
-):
-    """What one unit of each input event is worth, and how that changes to the next bin."""
-    if grad_values.size == 0 and grad_changes.size == 0:
-        return
-    size = change_of_beta.shape[0]
-    e = lo
-    while e < hi:
-        first = e
-        while e < hi and bins[e] == bins[first]:
-            e += 1
-        row = bins[first] - begin
-        if grad_values.size > 0:
-            dot_rows(weight, units, first, e, beta[row, :size], grad_values)
-        if grad_changes.size > 0:
-            _difference(change_of_beta, beta[row + 1], beta[row])
-            dot_rows(weight, units, first, e, change_of_beta, grad_changes)
-
-
-@inlined
-def _replay(
-    b, begin, end, bins, units, values, offsets, input_current, weight, recurrent,
-    s, c, m, threshold, v_reset, reset, delayed, spikes0,
-    states, out_bins, out_units, out_offsets, currents, voltages, state, senders, delays,
-    constants,
-):  # fmt: skip
-    """The forward pass of bins begin..end with its spikes known: I and the V that enters each.
-
-    ``state`` [3, H] and ``senders`` [H] are for work.
-    """
-    size = s.shape[0]
-    current, voltage, work = state[0], state[1], state[2]
-    decay = constants[4]
-    at_once = delays is None
-    dense = input_current.size > 0
-    copy(current, states[b, begin // SEGMENT, 0])
-    copy(voltage, states[b, begin // SEGMENT, 1])
-    event = first_from(bins, offsets[b], offsets[b + 1], begin)
-    spike = first_from(out_bins, out_offsets[b], out_offsets[b + 1], begin)
-    num_senders = 0
-    if spikes0 is not None:
-        for h in range(size if begin == 0 else 0):
-            if spikes0[b, h] != 0:
-                senders[num_senders] = h
-                num_senders += 1
-    for e in range(first_from(out_bins, out_offsets[b], spike, begin - 1), spike):
-        senders[num_senders] = out_units[e]
-        num_senders += 1
-    if delays is not None:
-        cpu_delays.collect(delays, begin, end, bins, units, values, offsets[b], offsets[b + 1])
-        if recurrent.size > 0:
-            cpu_delays.send_earlier(
-                delays, recurrent, begin, out_bins, out_units, out_offsets[b], spike
-            )
-    for k in range(begin, end):
-        first = event
-        while event < offsets[b + 1] and bins[event] == k:
-            event += 1
-        inflow = input_current[k, b] if dense else work[:0]
-        if delays is not None:
-            inflow = work
-            cpu_delays.take(work, delays, k, k - begin)
-            if dense:
-                _add(work, input_current[k, b])
-        if delayed and reset == RESET_ZERO:
-            for j in range(num_senders):
-                voltage[senders[j]] = v_reset[senders[j]]
-        copy(voltages[k - begin], voltage)
-        step((
-            current, voltage, constants, decay,
-            weight, units, values, first, event if at_once else first,
-            recurrent, senders, num_senders if at_once and recurrent.size > 0 else 0, inflow,
-        ))  # fmt: skip
-        decay = constants[0]
-        copy(currents[k - begin], current)
-        if delayed:
-            for j in range(num_senders):
-                h = senders[j]
-                if reset == RESET_SUBTRACT:
-                    voltage[h] -= threshold[h] - v_reset[h]
-                elif reset == RESET_ZERO_ALL:
-                    voltage[h] = v_reset[h]
-        num_senders = 0
-        while spike < out_offsets[b + 1] and out_bins[spike] == k:
-            h = out_units[spike]
-            if not delayed and reset == RESET_SUBTRACT:
-                voltage[h] -= threshold[h] - v_reset[h]
-            elif not delayed and reset != RESET_NONE:
-                voltage[h] = v_reset[h]
-            senders[num_senders] = h
-            num_senders += 1
-            spike += 1
-        if delays is not None:
-            if recurrent.size > 0:
-                cpu_delays.send(delays, recurrent, k, senders[:num_senders])
-
-
-@kernel
-def _backward_samples(
-    lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
-    s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
-    out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
-    grad_trace, grad_last_current, grad_last_voltage,
-    grad_weight, grad_recurrent, grad_coefficients,
-    grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0, delays,
-    constants, table, a, beta, currents, voltages, state, senders, change_of_beta, received,
-    place, rows, scales,
-):  # fmt: skip
-    size = s.shape[0]
-    zero = s.dtype.type(0)
-    dense = grad_current.size > 0
-    traced = grad_trace.size > 0
-    is_recurrent = recurrent.size > 0
-    may_skip = skip and not dense and not traced
-    guarded = 0
-    largest = zero
-    grad_threshold = grad_coefficients[3]
-    longest = 0 if delays is None else delays.longest
-    for b in range(lo, hi):
-        if delays is not None:
-            cpu_delays.begin_backward(delays)
-        a[:] = zero
-        beta[:2] = zero  # for no bins at all
-        first_event, first_spike = offsets[b], out_offsets[b]
-        event, spike = offsets[b + 1] - 1, out_offsets[b + 1] - 1
-        last_event, last_spike = event, spike
-        for segment in range((steps - 1) // SEGMENT, -1, -1):
-            begin = segment * SEGMENT
-            k = min(begin + SEGMENT, steps) - 1
-            # The first bins of the segment before are those after this one: two, that a spike's
-            # arrival and its change look at, and the longest delay.
-            if k + 1 < steps:
-                for row in range(longest + 1, -1, -1):
-                    copy(beta[SEGMENT + row], beta[row])
-            if states is not None:
-                _replay(
-                    b, begin, k + 1, bins, units, values, offsets, input_current,
-                    weight, recurrent, s, c, m, threshold, v_reset, reset, delayed, spikes0,
-                    states, out_bins, out_units, out_offsets, currents, voltages, state, senders,
-                    delays, constants,
-                )  # fmt: skip
-            if k == steps - 1:
-                beta[k + 1 - begin : k + 3 + longest - begin] = zero
-            while k >= begin:
-                p, q = k % 3, (k + 1) % 3
-                row = k - begin
-                if may_skip and k < steps - 1:
-                    target = max(bins[event] + longest, begin) if event >= first_event else begin
-                    # A spike's jump looks two bins ahead, so those are stepped; so are the first
-                    # two bins of a segment, which the next one looks at.
-                    if spike >= first_spike:
-                        target = max(target, out_bins[spike] + 2 + longest)
-                    target = max(target, begin + 1 + longest)
-                    if k - target >= 2:
-                        t = (target + 1) % 3
-                        if t != q:
-                            copy(a[t], a[q])
-                        copy(beta[target + 1 - begin], beta[row + 1])
-                        _skip_adjoint(beta[target + 1 - begin], a[t], m, table, k - target)
-                        k = target
-                        continue
-                if traced or k == steps - 1:
-                    scale(a[p], a[q], m)
-                    if traced:
-                        _add(a[p], grad_trace[k, b])
-                    if k == steps - 1:
-                        _add(a[p], grad_last_voltage[b])
-                    _retreat_beta(beta[row], beta[row + 1], a[p], s, c, m)
-                else:
-                    retreat(beta, row, a[p], a[q], constants)
-                earliest = spike
-                if is_recurrent and spike >= first_spike and out_bins[spike] == k:
-                    while earliest > first_spike and out_bins[earliest - 1] == k:
-                        earliest -= 1
-                    if delays is None:
-                        _difference(change_of_beta, beta[row + 2], beta[row + 1])
-                        dot_rows(
-                            recurrent, out_units[earliest:], 0, spike + 1 - earliest,
-                            change_of_beta, received,
-                        )  # fmt: skip
-                    else:
-                        cpu_delays.worth_of_spikes(
-                            received, delays, recurrent, out_units, earliest, spike + 1, k
-                        )
-                a_p, a_q, b_now, b_next = a[p], a[q], beta[row], beta[row + 1]
-                while spike >= first_spike and out_bins[spike] == k:
-                    e, n = _index(spike), _index(out_units[_index(spike)])
-                    change = worth_change[e]
-                    if is_recurrent:
-                        change += received[_index(spike - earliest)]
-                    after = a_p[n]
-                    if reset != RESET_NONE:
-                        drop = threshold[n] - v_reset[n]
-                        change -= drop * (a_q[n] - after)
-                        grad_threshold[n] -= a_q[n] if delayed else after
-                    steep, acted = _guard(out_slopes[e], floor[n])
-                    guarded += acted
-                    before = _jump(after, steep, change)
-                    largest = max(largest, abs(before - after))
-                    grad_threshold[n] -= before - after
-                    a_p[n] = before + mark_worth[e]
-                    b_now[n], _ = _adjoint_flow(b_next[n], a_p[n], s[n], m[n], c[n])
-                    spike -= 1
-                if k == steps - 1:
-                    _add(beta[row], grad_last_current[b])
-                if delays is not None:
-                    cpu_delays.remember(delays, k, beta, row)
-                if states is not None:
-                    _add_product(grad_coefficients[0], beta[row + 1], currents[row])
-                    _add_product(grad_coefficients[1], a[p], currents[row])
-                    _add_product(grad_coefficients[2], a[p], voltages[row])
-                if dense:
-                    copy(grad_current[k, b], beta[row])
-                while event >= first_event and bins[event] == k:
-                    event -= 1
-                k -= 1
-            if delays is None:
-                if grad_weight.size > 0:
-                    gather(
-                        grad_weight, bins, units, values, event + 1, last_event + 1, begin, beta,
-                        place, rows, scales,
-                    )  # fmt: skip
-                if is_recurrent:  # spikes of bin k arrive in bin k + 1
-                    gather(
-                        grad_recurrent, out_bins, out_units, values[:0], spike + 1, last_spike + 1,
-                        begin - 1, beta, place, rows, scales,
-                    )  # fmt: skip
-                _worth_of_events(
-                    grad_values, grad_changes, weight, bins, units, event + 1, last_event + 1,
-                    begin, beta, change_of_beta,
-                )  # fmt: skip
-            else:
-                cpu_delays.gather(
-                    delays, weight, bins, units, values, event + 1, last_event + 1,
-                    out_bins, out_units, values[:0], spike + 1, last_spike + 1,
-                    begin, beta, grad_values, grad_changes,
-                )  # fmt: skip
-            last_event, last_spike = event, spike
-        for h in range(size):
-            grad_current0[b, h] = beta[0, h]
-            grad_voltage0[b, h] = m[h] * a[0, h]
-        if spikes0 is not None:
-            # What spikes of bin -1 are worth in bin 0 belongs to their jump. It goes back through
-            # the state as ``hosts.step`` says; the part of it that the loss pays for the
-            # spike directly is added by ``op.to_raster``.
-            for n in range(size):
-                if is_recurrent:
-                    grad_spikes0[b, n] = dot(recurrent, n, beta[0, :size])
-                if spikes0[b, n] == 0:
-                    continue
-                worth = zero
-                drop = zero if reset == RESET_NONE else threshold[n] - v_reset[n]
-                if is_recurrent:
-                    worth += dot(recurrent, n, beta[1, :size])
-                    _add(grad_recurrent[n], beta[0])
-                if delayed:
-                    grad_coefficients[3, n] -= a[0, n]
-                if slopes0.size > 0:
-                    steep, acted = _guard(slopes0[b, n], floor[n])
-                    guarded += acted
-                    sent = (worth - drop * a[0, n]) / (steep - drop)
-                    grad_voltage0[b, n] -= sent
-                    if delayed:
-                        grad_coefficients[3, n] += sent
-    return guarded, largest
-
-
-def backward(
-    lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
-    s, c, m, threshold, v_reset, reset, delayed, spikes0, slopes0, states, skip,
-    out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
-    grad_trace, grad_last_current, grad_last_voltage,
-    grad_weight, grad_recurrent, grad_coefficients,
-    grad_current, grad_values, grad_changes, grad_current0, grad_voltage0, grad_spikes0, delays,
-    work,
-):  # fmt: skip
-    """Samples ``lo..hi`` of the adjoint pass; fills the ``grad_*`` arrays that are not empty.
-
-    Args beyond ``forward``'s:
-        slopes0: [B, H] slopes of the spikes of bin -1.   skip: bins may be skipped.
-        out_*: the spikes of the forward pass.
-        worth_change: [S2] G[k+1] - G[k] that the loss puts on each spike, G its value sensitivity.
-        mark_worth: [S2] straight-through worth of each spike's existence, added to a.
-        floor: [H] smallest slope per bin used in the jump.
-        grad_trace [T, B, H], grad_last_current, grad_last_voltage [B, H]: from the loss.
-        grad_weight [N, H], grad_recurrent [H, H]: added to.
-        grad_coefficients: [4, H] with respect to s, c, m, threshold, added to (needs ``states``
-            for the first three).
-        grad_current: [T, B, H] = beta.   grad_values: [S] worth of one unit of each input event.
-        grad_changes: [S] change of that worth from its bin to the next.
-        grad_current0, grad_voltage0, grad_spikes0: [B, H].
-        delays: None, or memory that holds the gradients of weights, in place of ``grad_weight``
-            and ``grad_recurrent``, and of delays.
-        work: a ``Workspace``.
-
-    Returns:
-        number of guarded slopes, largest absolute jump of a.
-    """
-    size, kind = len(s), s.dtype
-    learned = states.size > 0
-    longest = 0 if delays is None else delays.longest
-    replayed = SEGMENT if learned else 0
-    # Events of one kind in one sample.
-    most = max(np.diff(counted[lo : hi + 1]).max(initial=0) for counted in (offsets, out_offsets))
-    return _backward_samples(
-        lo, hi, steps, bins, units, values, offsets, input_current, weight, recurrent,
-        s, c, m, threshold, v_reset, reset, delayed,
-        # None: what only some layers need is not compiled for the others.
-        spikes0 if spikes0.size else None, slopes0, states if learned else None,
-        skip and not learned,
-        out_bins, out_units, out_slopes, out_offsets, worth_change, mark_worth, floor,
-        grad_trace, grad_last_current, grad_last_voltage,
-        grad_weight, grad_recurrent, grad_coefficients, grad_current, grad_values, grad_changes,
-        grad_current0, grad_voltage0, grad_spikes0, delays,
-        _for_blocks(learned, s, c, m, threshold), _powers(s, c, m),
-        cache_aligned(3, size, kind),  # a: row k % 3 holds a[k]
-        # beta: row k - begin, begin being the segment's first bin
-        work.array(SEGMENT + 2 + longest, size + PAD, kind, zeros=False),
-        np.empty((replayed, size), kind), np.empty((replayed, size), kind),  # (I, V) of a segment
-        np.empty((3, size), kind), np.empty(size, np.int64),  # for the replay
-        np.empty(size, kind), np.empty(size if recurrent.size else 0, kind),  # worth of spikes
-        np.empty(max(len(weight), size) + 1, np.int64), np.empty(most, np.int32),  # for sorting
-        np.empty(most if values.size else 0, kind),
+@op.grid_forward.register_kernel("cpu")
+def forward(
+    events: Sequence[Tensor],
+    drive: Sequence[Tensor],
+    synapses: Sequence[Tensor],
+    constants: Tensor,
+    floor: Tensor,
+    start: Sequence[Tensor],
+    probe: Tensor,
+    neuron_name: str,
+    steps: int,
+    reset: int,
+    record: bool,
+    keep_states: bool,
+) -> tuple[Tensor, ...]:
+    kind, dtype = neuron(neuron_name), constants.dtype
+    _, _, values, offsets = events
+    batch, size, variables = offsets.numel() - 1, constants.shape[1], len(kind.STATE)
+    op.check_finite(
+        op.DIVERGED, weight=synapses[0], recurrent_weight=synapses[1],
+        time_constants=constants[: len(kind.FLOW_CONSTANTS)],
     )  # fmt: skip
+    op.check_finite(op.BAD_DATA, input=values, current=drive[2])
+    last = constants.new_zeros(variables, batch, size)
+    trace = constants.new_zeros((steps, batch, size) if record else (0, 0, 0))
+    segments = -(-steps // SEGMENT)
+    states = constants.new_zeros(
+        (batch, segments, variables, size) if keep_states else (0, 0, 0, 0)
+    )
+    state0, spikes0, slopes0 = start
+    if not op.present(state0):
+        state0 = torch.zeros_like(last)
+    work = Workspace()
+    layer = _synapses(synapses, values, steps, work, backward=False)
+    population = _neurons(kind, constants, floor, reset, keep_states)
+    run = forward_kernel(kind, layer.module)
+    arguments = (
+        steps, _events(events, dtype), _in_shape(drive[2], 3, dtype),
+    )  # fmt: skip
+    before = Start(
+        _array(state0.to(dtype)), _in_shape(spikes0, 2, dtype), _in_shape(slopes0, 2, dtype)
+    )
+    outputs = Outputs(last.numpy(), trace.numpy(), states.numpy())
+    counted, array_type = offsets.diff().numpy(), population.constants.dtype
+    nothing = np.empty((0, 0), array_type)
+
+    def samples(lo: int, hi: int) -> tuple[np.ndarray, ...]:
+        # Room that is not used is never touched, and a sample that finds too little starts again.
+        room = 1024 + min(32, steps) * size * (hi - lo)
+        found = [
+            np.empty(room, np.int32), np.empty(room, np.int64),
+            np.empty((len(kind.KEPT), room), array_type),
+        ]  # fmt: skip
+        counts = np.zeros(batch + 1, np.int64)
+        own = layer.make(int(counted[lo:hi].max(initial=0)), [nothing, nothing])
+        memory = _forward_work(kind, size, array_type)
+        b, total = lo, 0
+        while True:
+            b, total = run(
+                b, hi, total, *arguments, own, population, before, outputs,
+                Spikes._make((*found, counts)), memory,
+            )  # fmt: skip
+            if b == hi:
+                return *found, counts[lo:hi], total
+            found = [grown(array, total, axis=-1) for array in found]
+
+    share_cores()
+    parts = over_samples(samples, counted + steps, per_thread=4)
+    work.give_back()
+    out_offsets = torch.zeros(batch + 1, dtype=torch.int64)
+    np.cumsum(np.concatenate([[0], *(part[3] for part in parts)]), out=out_offsets.numpy())
+    spikes = int(out_offsets[-1])
+    stamps = torch.empty(spikes, dtype=dtype)
+    marks, kept = torch.empty_like(stamps), stamps.new_empty(len(kind.KEPT), spikes)
+    out_bins = torch.empty(spikes, dtype=torch.int32)
+    out_units = torch.empty(spikes, dtype=torch.int64)
+    whole = [out.numpy() for out in (out_bins, out_units, kept, stamps, marks)]
+    starts = np.cumsum([0, *(part[4] for part in parts)])
+
+    def put(lo: int, hi: int) -> None:
+        for part, first in zip(parts[lo:hi], starts[lo:hi], strict=True):
+            collect(first, part[4], *part[:3], *whole)
+
+    over_samples(put, np.diff(starts))
+    return stamps, marks, out_bins, out_units, kept, out_offsets, last, trace, states
+
+
+@op.grid_backward.register_kernel("cpu")
+def backward(
+    events: Sequence[Tensor],
+    input_current: Tensor,
+    synapses: Sequence[Tensor],
+    constants: Tensor,
+    floor: Tensor,
+    start: Sequence[Tensor],
+    spikes: Sequence[Tensor],
+    states: Tensor,
+    upstream: Sequence[Tensor],
+    neuron_name: str,
+    steps: int,
+    reset: int,
+    want: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    kind, dtype = neuron(neuron_name), constants.dtype
+    bins, _, values, offsets = events
+    batch, size, variables = offsets.numel() - 1, constants.shape[1], len(kind.STATE)
+    want_weight, want_values, want_changes, want_current = want
+    weight, recurrent, delay, recurrent_delay = synapses
+    new = constants.new_zeros
+    grad_current = new((steps, batch, size) if want_current else (0, 0, 0))
+    grad_values = new(bins.numel() if want_values else 0)
+    grad_changes = new(bins.numel() if want_changes else 0)
+    grad_start = new(variables, batch, size)
+    grad_spikes0 = new((batch, size) if op.present(start[0]) else (0, 0))
+    learned = states.numel() > 0
+    work = Workspace()
+    layer = _synapses(synapses, values, steps, work, backward=True)
+    population = _neurons(kind, constants, floor, reset, learned)
+    array_type = population.constants.dtype
+    run = backward_kernel(kind, layer.module, learned, op.present(start[0]))
+    out_offsets = spikes[3]
+    of_events, of_spikes = _events(events, dtype), Spikes(*map(_array, spikes))
+    current = _in_shape(input_current, 3, dtype)
+    before = Start(
+        np.empty((0, 0, 0), array_type), *(_in_shape(tensor, 2, dtype) for tensor in start)
+    )
+    changes, marks, last, trace = upstream
+    from_loss = Upstream(
+        _array(changes.to(dtype)), _array(marks.to(dtype)), _array(last.to(dtype)),
+        _in_shape(trace, 3, dtype),
+    )  # fmt: skip
+    is_dense = layer.module is dense
+    rows = (
+        len(weight) if want_weight and is_dense else 0,
+        size if op.present(recurrent) and is_dense else 0,
+    )
+    count_constants = len(kind.FLOW_CONSTANTS) + len(kind.SPIKE_CONSTANTS)
+    most = torch.maximum(offsets.diff(), out_offsets.diff()).numpy()
+    replayed = min(steps, SEGMENT) if learned else 0
+
+    def samples(lo: int, hi: int) -> tuple[Any, np.ndarray, int, float]:
+        own = layer.make(
+            int(most[lo:hi].max(initial=0)),
+            [work.array(count, size + PAD, array_type, zeros=True) for count in rows],
+        )
+        of_constants = work.array(count_constants, size, array_type, zeros=True)
+        into = Gradients(
+            of_constants, grad_current.numpy(), grad_values.numpy(), grad_changes.numpy(),
+            grad_start.numpy(), grad_spikes0.numpy(),
+        )  # fmt: skip
+        longest = getattr(own, "longest", 0)
+        adjoint = cache_aligned(3 * (variables - 1), size, array_type)
+        memory = BackwardWork(
+            adjoint.reshape(3, variables - 1, size),
+            work.array(SEGMENT + 2 + longest, size + PAD, array_type, zeros=False),
+            np.empty(size if op.present(recurrent) else 0, array_type),
+            np.empty((replayed, size), array_type),
+            np.empty((replayed, variables - 1, size), array_type),
+            _forward_work(kind, size, array_type),
+        )
+        guarded, largest = run(
+            lo, hi, steps, of_events, current, own, population, before, states.numpy(), of_spikes,
+            from_loss, into, memory,
+        )  # fmt: skip
+        return own, of_constants, guarded, float(largest)
+
+    parts = over_samples(samples, offsets.diff().numpy() + steps) or [samples(0, 0)]
+    own, of_constants, guarded, largest = zip(*parts, strict=True)
+    absent = weight.new_empty(0, 0)
+    grads = [absent, absent.clone(), absent.clone(), absent.clone()]
+    if is_dense:
+        if want_weight:
+            grads[0] = sum_rows([part.grad_weight for part in own], weight)
+        if op.present(recurrent):
+            grads[1] = sum_rows([part.grad_recurrent for part in own], recurrent)
+    else:
+        summed = [
+            torch.from_numpy(np.sum(arrays, axis=0))
+            for arrays in zip(*map(delayed.gradients, own), strict=True)
+        ]
+        if want_weight:
+            grads[0] = in_memory_of(weight, summed[0])
+        if op.present(recurrent):
+            grads[1] = in_memory_of(recurrent, summed[1])
+        if op.present(delay):
+            grads[2] = in_memory_of(weight, summed[2] * weight)
+        if op.present(recurrent) and op.present(recurrent_delay):
+            grads[3] = in_memory_of(recurrent, summed[3] * recurrent)
+    grad_constants = torch.from_numpy(np.sum(of_constants, axis=0))
+    work.give_back()
+    jumps = torch.tensor([sum(guarded), max(largest)], dtype=torch.float64)
+    return (
+        *grads, grad_constants, grad_current, grad_values, grad_changes, grad_start, grad_spikes0,
+        jumps,
+    )  # fmt: skip
+
+
+@op.delayed_adjoint.register_kernel("cpu")
+def delayed_adjoint(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor:
+    steps, batch, _ = grad_current.shape
+    out = grad_current.new_zeros((batch, weight.shape[0], steps))
+    arrays = (
+        _array(grad_current.permute(1, 2, 0)), _array(weight), _check_delays("delay", delay),
+        out.numpy(),
+    )  # fmt: skip
+    over_samples(
+        lambda lo, hi: delayed.add_delayed_adjoint(lo, hi, *arrays), np.full(batch, max(steps, 1))
+    )
+    return out.permute(2, 0, 1).contiguous()

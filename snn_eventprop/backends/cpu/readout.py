@@ -4,7 +4,7 @@ The average is a sum over events at s of
 
     constant + linear r + early exp(-s / T) + fall_fast exp(-r / fast) - fall_slow exp(-r / slow)
 
-with r = T - s (``layers.closed_form`` derives the factors). Events are visited from the
+with r = T - s (``ops.responses`` derives the factors). Events are visited from the
 last to the first, so that the exponentials follow from one event to the next by a short gap.
 """
 
@@ -13,13 +13,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from ...ops.responses import gathered_response, response_terms, spread_apart, spread_slopes
 from .coefficients import decay
 from .compile import kernel
+from .threads import over_samples
 
 
 @kernel
-def respond(lo, hi, times, units, offsets, duration, taus, factors, total, slopes):
+def _respond(lo, hi, times, units, offsets, duration, taus, factors, total, slopes):
     """Samples ``lo..hi``: the response summed over the events of each unit, and its slope in s.
 
     Args:
@@ -54,8 +58,41 @@ def respond(lo, hi, times, units, offsets, duration, taus, factors, total, slope
 
 
 @kernel
-def apply(lo, hi, units, offsets, grad, slopes, out):
+def _apply(lo, hi, units, offsets, grad, slopes, out):
     """out[e] = slopes[e] * grad[b, unit of e] for the events of samples ``lo..hi``."""
     for b in range(lo, hi):
         for e in range(offsets[b], offsets[b + 1]):
             out[e] = slopes[e] * grad[b, units[e]]
+
+
+@gathered_response.register_kernel("cpu")
+def _(
+    times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
+    tau_syn: Tensor, duration: float, weighting: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    slow, fast = spread_apart(tau_mem, tau_syn)
+    first, second = (response_terms(tau, duration, weighting) for tau in (fast, slow))
+    gain = tau_syn / (fast - slow) / duration
+    constant, linear, early = (gain * (x - y) for x, y in zip(first[:3], second[:3], strict=True))
+    factors = tuple(float(x) for x in (constant, linear, early, gain * first[3], gain * second[3]))
+    total = torch.zeros(offsets.numel() - 1, num_units, dtype=torch.float64)
+    slopes = torch.empty_like(times)
+    arguments = (
+        times.detach().numpy(), units.numpy(), offsets.numpy(), duration,
+        (float(fast), float(slow)), factors, total.numpy(), slopes.numpy(),
+    )  # fmt: skip
+    work = offsets.diff().numpy()
+    over_samples(lambda lo, hi: _respond(lo, hi, *arguments), work)
+    return total.to(times.dtype), slopes
+
+
+@spread_slopes.register_kernel("cpu")
+def _(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
+    out = torch.empty_like(slopes)
+    arguments = (
+        units.numpy(), offsets.numpy(), grad.detach().contiguous().numpy(), slopes.numpy(),
+        out.numpy(),
+    )  # fmt: skip
+    work = offsets.diff().numpy()
+    over_samples(lambda lo, hi: _apply(lo, hi, *arguments), work)
+    return out

@@ -1,46 +1,68 @@
 """Continuous-time solver on NVIDIA GPUs: a block of threads for each sample, from event to event.
 
-The rules, the spikes kept and the states stored for replay are those of ``cpu_exact``. A thread
-owns every ``blockDim``-th neuron, moves it to each event, and solves for its next crossing right
-away, if a bound says there may be one before the next event. Threads meet once in an event, to
-learn whether anybody crosses, and three times more where somebody does; backward they meet where
-a spike's worth is summed over its receivers.
+The rules, the spikes kept and the states stored for replay are those of ``backends.cpu.exact``. A
+thread owns every ``blockDim``-th neuron, moves it to each event, and solves for its next crossing
+right away, if a bound says there may be one before the next event. Threads meet once in an event,
+to learn whether anybody crosses, and three times more where somebody does. Backward they meet
+where the adjoint is summed over a spike's receivers.
 
 Cost of an event for H neurons: one row of weights from the second-level cache forward, one row of
 gradients read and written backward, and for each neuron about 60 float64 operations for the
 coefficients of the gap and 10 for the state. Spikes of recurrent layers cost the same again, and a
 row of weights more backward.
+
+Over 400 lines: the backward pass reads what the forward pass writes, step for step.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
 
-from ...neurons import lif as equations
-from ..cpu import coefficients as gaps
-from ..cpu import crossing
-from . import spike_sets as cuda_spikes
+from ...neurons import lif
+from ..binding import compiled
+from . import spike_sets
 from .launch import device, kernel, scalar
 from .spike_sets import has, note, number, rank
 from .synaptic_sums import add_rows, add_to_row, block_sum
 
-_flow = scalar(equations.flow)
-_adjoint_flow = scalar(equations.adjoint_flow)
-_slope = scalar(equations.slope)
-_guard = scalar(equations.guard)
-_worth_rate = scalar(equations.worth_rate)
-_reset_worth_rate = scalar(equations.reset_worth_rate)
-_jump = scalar(equations.jump)
-_psp_derivatives = scalar(equations.psp_derivatives)
-_entries = scalar(cuda_spikes.entries)
+_lif = compiled(lif, scalar)
+_flow, _adjoint_flow = _lif.flow, _lif.adjoint_flow
+_coefficients, _next_crossing, _crosses_with = (
+    _lif.coefficients, _lif.next_crossing, _lif.crosses_with
+)  # fmt: skip
+_crossing_bound, _spike_slope, _time_jump = _lif.crossing_bound, _lif.spike_slope, _lif.time_jump
+_sensitivity_rate = _lif.sensitivity_rate
+_time_constant_gradients = _lif.time_constant_gradients
+_entries = scalar(spike_sets.entries)
 
-# Functions of numbers that the CPU's compiler has: the GPU's takes their source.
-_coefficients = gaps.coefficients
-_next_crossing = crossing.next_crossing
-_crosses_with = crossing.crosses_with
+
+class Neurons(NamedTuple):
+    """A population. Rates are inverse time constants, [H], or [1] where neurons share them."""
+
+    rate_mem: Any  # float64, 1/s
+    rate_syn: Any
+    threshold: Any  # [H]
+    v_reset: Any  # [H]
+    floor: Any  # [H] smallest slope in the jump, 1/s
+
+
+class Stops(NamedTuple):
+    """When a sample ends early."""
+
+    limit: int  # spikes at which to give up
+    times: Any  # [B], written: the time at which a sample exceeded it
+
+
+class Sums(NamedTuple):
+    """Numbers over all samples, added to."""
+
+    guarded: Any  # [1] guarded slopes
+    largest: Any  # [1] the largest absolute jump
+
 
 # Events between two stored states, and states that are replayed at once.
 SEGMENT = 128
@@ -51,7 +73,7 @@ FORWARD_ROWS, BACKWARD_ROWS = 3, 2
 
 def list_entries(size: int) -> int:
     """Entries of the lists that a block of ``forward`` keeps, 4 bytes each."""
-    return size + 2 * cuda_spikes.entries(size)
+    return size + 2 * spike_sets.entries(size)
 
 
 @scalar
@@ -62,33 +84,32 @@ def _pick(values, h):
 
 @scalar
 def _wait(current, voltage, gap, threshold, rate_mem, rate_syn):
-    """Seconds until the neuron crosses within ``gap`` s, or infinity.
-
-    While I > V, V rises at a falling rate: below V + (I - V) gap / tau_mem nothing is solved.
-    """
-    if gap > 0.0 and voltage + max(current - voltage, 0.0) * gap * rate_mem >= threshold:
+    """Seconds until the neuron crosses within ``gap`` s, or infinity."""
+    if gap > 0.0 and _crossing_bound(current, voltage, gap * rate_mem, 0.0) >= threshold:
         return _next_crossing(current, voltage, gap, threshold, rate_mem, rate_syn)
     return math.inf
 
 
 @kernel
 def forward(
-    times, units, offsets, duration, weight, recurrent, rate_mem, rate_syn, threshold, v_reset,
-    limit, segment, shared, work, lists, states, places, state_offsets,
-    out_times, out_units, out_slopes, out_before, counts, stops,
-):  # fmt: skip
-    """One block for each sample. Arguments as in ``cpu_exact.forward``, and
+    events, duration, weights, neurons, stops, segment, shared, work, lists, kept, spikes
+):
+    """One block for each sample.
 
+    Args:
         segment: events between two stored states.
         shared: whether the lists of spikes fit into shared memory (``list_entries``).
         work: [B, FORWARD_ROWS, H] float64.   lists: [B, list entries] where they are not shared.
-        states: [K, 2, H] or empty, places: [K], written: those of sample b from state_offsets[b]
-            on. Places that are not written are larger than all others.
-        out_times, out_units, out_slopes, out_before: [B, room], written: the spikes of each sample
-            as far as there is room.
-        counts: [B], written: how many there are.
-        stops: [B], written: the time at which a sample exceeded the limit.
-    """  # fmt: skip
+        kept: ``States`` or empty, written: those of sample b from offsets[b] on. Places that are
+            not written are larger than all others.
+        spikes: ``Spikes``, [B, room] each, written: the spikes of each sample as far as there is
+            room. Offsets are [B], written: how many there are.
+    """
+    times, units, offsets = events
+    weight, recurrent = weights
+    rate_mem, rate_syn, threshold, v_reset, _ = neurons
+    states, places, state_offsets = kept
+    out_times, out_units, out_slopes, out_before, counts = spikes
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
     b = cuda.blockIdx.x
     size = threshold.shape[0]
@@ -143,7 +164,8 @@ def forward(
                 if each:
                     mem, syn = rate_mem[h], rate_syn[h]
                     e_syn, e_mem, psp = _coefficients(gap, mem, syn)
-                i, v = _flow(current[h], voltage[h], e_syn, e_mem, psp)
+                i, after = _flow(current[h], (voltage[h],), (e_syn, psp, e_mem))
+                v = after[0]
                 i += weight[units[event], h]
                 current[h], voltage[h] = i, v
                 wait[h] = _wait(i, v, next_gap, np.float64(threshold[h]), mem, syn)
@@ -178,7 +200,7 @@ def forward(
                     decay, _, _ = _coefficients(t, mem, _pick(rate_syn, h))
                     out_times[b, at] = now
                     out_units[b, at] = h
-                    out_slopes[b, at] = _slope(decay * current[h] * mem, threshold[h], mem)
+                    out_slopes[b, at] = _spike_slope(decay * current[h], threshold[h], mem)
                     out_before[b, at] = event - first
         # Of the group before, which all have read.
         for w in range((1 - turn) * words + thread, (2 - turn) * words, threads):
@@ -194,7 +216,8 @@ def forward(
             if each:
                 mem, syn = rate_mem[h], rate_syn[h]
                 e_syn, e_mem, psp = _coefficients(t, mem, syn)
-            i, v = _flow(current[h], voltage[h], e_syn, e_mem, psp)
+            i, after = _flow(current[h], (voltage[h],), (e_syn, psp, e_mem))
+            v = after[0]
             if is_recurrent:
                 i = add_rows(i, recurrent, found, no_values, 0, crossing, h)
             if has(noted, h):
@@ -204,9 +227,9 @@ def forward(
             soonest = min(soonest, wait[h])
         turn = 1 - turn
         total += crossing
-        if total > limit:
+        if total > stops.limit:
             if thread == 0:
-                stops[b] = now
+                stops.times[b] = now
             break
     if thread == 0:
         counts[b] = total
@@ -253,15 +276,21 @@ def _state_before(places, first, place, segment):
 
 @device
 def _replay(
-    place, base, event, spike, first_event, first_spike, end_spike, times, units, out_times,
-    out_units, out_before, weight, recurrent, rate_mem, rate_syn, v_reset, states, state, start,
+    place, base, at_last, begins, end_spike, events, spikes, weights, neurons, state, start,
     currents, voltages,
 ):  # fmt: skip
     """The state after each of the events base..place, into rows 0, 1, ...
 
-    Starts at ``states[state]``, from which on the events are start..place; ``event`` and ``spike``
-    are the last input event and the last spike of these. Each thread replays its own neurons.
+    Starts at ``state`` [2, H], from which on the events are start..place; ``at_last`` are the last
+    input event and the last spike of these, ``begins`` the first of the sample. Each thread
+    replays its own neurons.
     """
+    event, spike = at_last
+    first_event, first_spike = begins
+    times, units, _ = events
+    out_times, out_units, _, out_before, _ = spikes
+    weight, recurrent = weights
+    rate_mem, rate_syn, _, v_reset, _ = neurons
     size = v_reset.shape[0]
     is_recurrent = recurrent.shape[0] == size
     each = rate_mem.shape[0] > 1
@@ -280,7 +309,7 @@ def _replay(
     for h in range(cuda.threadIdx.x, size, cuda.blockDim.x):
         if each:
             mem, syn = rate_mem[h], rate_syn[h]
-        i, v = np.float64(states[state, 0, h]), np.float64(states[state, 1, h])
+        i, v = np.float64(state[0, h]), np.float64(state[1, h])
         now = begin
         e, s = event + 1, spike + 1
         for at in range(start, place + 1):
@@ -290,7 +319,8 @@ def _replay(
             now = when
             if gap > 0.0:
                 e_syn, e_mem, psp = _coefficients(gap, mem, syn)
-                i, v = _flow(i, v, e_syn, e_mem, psp)
+                i, after = _flow(i, (v,), (e_syn, psp, e_mem))
+                v = after[0]
             if fires:
                 n = out_units[s]
                 if is_recurrent:
@@ -308,22 +338,26 @@ def _replay(
 
 @kernel
 def backward(
-    times, units, offsets, weight, recurrent, rate_mem, rate_syn, threshold, v_reset, floor,
-    out_times, out_units, out_slopes, out_before, out_offsets, states, places, state_offsets,
-    segment, grad_out, mark_worth, grad_weight, grad_recurrent, grad_threshold, grad_mem, grad_syn,
-    grad_times, guarded, largest, ordered, lanes, work, replayed,
+    events, weights, neurons, spikes, kept, segment, upstream, grad_weights, gradients, sums,
+    ordered, lanes, work, replayed,
 ):  # fmt: skip
-    """Blocks visit samples by turns. Arguments as in ``cpu_exact.backward``, and
+    """Blocks visit samples by turns.
 
-        state_offsets: [B + 1] where the states of each sample begin.
-        grad_weight [P, N, H], grad_recurrent [P, H, H] or [P, 1, H]: added to. P is the number of
-            blocks where gradients are ``ordered``, else 1, and all blocks add to it atomically.
-        grad_threshold [blocks, H], grad_mem, grad_syn [blocks, H] float64 or empty: added to.
-        guarded [1], largest [1]: the number of guarded slopes, the largest absolute jump of a.
+    Args:
+        grad_weights: ``Rows`` [P, N, H] and [P, H, H] or [P, 1, H]. P is the number of blocks
+            where gradients are ``ordered``, else 1, and all blocks add to it atomically.
+        gradients: ``Gradients``; threshold, tau_mem and tau_syn are [blocks, H].
         lanes: threads that finish a sum over the block.
         work: [blocks, BACKWARD_ROWS, H].
         replayed: [blocks, 2, segment, H] or empty.
-    """  # fmt: skip
+    """
+    times, units, offsets = events
+    weight, recurrent = weights
+    rate_mem, rate_syn, threshold, v_reset, floor = neurons
+    out_times, out_units, out_slopes, out_before, out_offsets = spikes
+    states, places, state_offsets = kept
+    grad_weight, grad_recurrent = grad_weights
+    grad_threshold, grad_mem, grad_syn, grad_times = gradients
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
     block = cuda.blockIdx.x
     part = block if ordered else 0
@@ -348,7 +382,7 @@ def backward(
         event = first_event - 1
         later = 0.0
         if spike >= first_spike:
-            # Input that came after the last spike is worth nothing.
+            # Input that came after the last spike has no adjoint.
             event = first_event + out_before[spike] - 1
             later = out_times[spike]
         base = event - first_event + spike - first_spike + 2  # states from here on are replayed
@@ -359,9 +393,9 @@ def backward(
                 start = places[state]
                 base = max(start, place + 1 - segment)
                 _replay(
-                    place, base, event, spike, first_event, first_spike, end_spike, times, units,
-                    out_times, out_units, out_before, weight, recurrent, rate_mem, rate_syn,
-                    v_reset, states, state, start, replayed[block, 0], replayed[block, 1],
+                    place, base, (event, spike), (first_event, first_spike), end_spike, events,
+                    spikes, weights, neurons, states[state], start, replayed[block, 0],
+                    replayed[block, 1],
                 )  # fmt: skip
             fires = _is_spike(event, spike, first_event, first_spike, out_before)
             at = out_times[spike] if fires else np.float64(times[event])
@@ -378,25 +412,27 @@ def backward(
                 if replays and gap > 0.0:
                     i = np.float64(replayed[block, 0, place - base, h])
                     v = np.float64(replayed[block, 1, place - base, h])
-                    by_mem, by_syn = _psp_derivatives(gap, e_syn, e_mem, 1.0 / mem, 1.0 / syn)
-                    grad_mem[block, h] += a[h] * (v * e_mem * gap * mem * mem + i * by_mem)
-                    grad_syn[block, h] += i * (b[h] * e_syn * gap * syn * syn + a[h] * by_syn)
-                worth, a[h] = _adjoint_flow(
-                    b[h], a[h], dtype.type(e_syn), dtype.type(e_mem), dtype.type(psp)
+                    of_mem, of_syn = _time_constant_gradients(
+                        b[h], a[h], i, v, gap, e_syn, e_mem, 1.0 / mem, 1.0 / syn
+                    )
+                    grad_mem[block, h] += of_mem
+                    grad_syn[block, h] += of_syn
+                earlier, before = _adjoint_flow(
+                    b[h], (a[h],), (dtype.type(e_syn), dtype.type(psp), dtype.type(e_mem))
                 )
-                b[h] = worth
+                b[h], a[h] = earlier, before[0]
                 if not fires:
-                    add_to_row(grad_weight, ordered, part, n, h, worth)
+                    add_to_row(grad_weight, ordered, part, n, h, earlier)
                 elif is_recurrent:
-                    add_to_row(grad_recurrent, ordered, part, n, h, worth)
+                    add_to_row(grad_recurrent, ordered, part, n, h, earlier)
                 if wants_times and not fires:
                     row = weight[n, h]
                 elif is_recurrent and fires:
                     row = recurrent[n, h]
                 else:
                     continue
-                received += row * _worth_rate(
-                    a[h], worth, dtype.type(1.0 / mem), dtype.type(1.0 / syn)
+                received += row * _sensitivity_rate(
+                    a[h], earlier, dtype.type(1.0 / mem), dtype.type(1.0 / syn)
                 )
             if not fires:
                 if wants_times:
@@ -408,16 +444,14 @@ def backward(
             if is_recurrent:
                 received = block_sum(received, scratch, lanes)
             if n % threads == thread:
-                after = a[n]
-                change = grad_out[spike] + received + _reset_worth_rate(
-                    after, threshold[n], v_reset[n], dtype.type(_pick(rate_mem, n))
+                before_spike, of_threshold, acted, moved = _time_jump(
+                    a[n], upstream.times[spike] + received, out_slopes[spike], floor[n],
+                    threshold[n], v_reset[n], dtype.type(_pick(rate_mem, n)),
                 )  # fmt: skip
-                steep, acted = _guard(out_slopes[spike], floor[n])
                 own_guarded += acted
-                before = _jump(after, steep, change)
-                own_largest = max(own_largest, abs(before - after))
-                grad_threshold[block, n] -= before
-                a[n] = before + mark_worth[spike]
+                own_largest = max(own_largest, moved)
+                grad_threshold[block, n] += of_threshold
+                a[n] = before_spike + upstream.marks[spike]
             spike -= 1
-    cuda.atomic.add(guarded, 0, own_guarded)
-    cuda.atomic.max(largest, 0, own_largest)
+    cuda.atomic.add(sums.guarded, 0, own_guarded)
+    cuda.atomic.max(sums.largest, 0, own_largest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numba import cuda
 from torch import Tensor
 
-from ..cpu.compile import follow_sources
+from ..cpu.compile import follow_sources, name_in_cache
 
 # Numba advises against few blocks, which a small batch is.
 warnings.filterwarnings("ignore", "Grid size .* will likely result in GPU under-utilization")
@@ -40,8 +41,21 @@ scalar = (lambda function: function) if SIMULATED else device
 
 def kernel(function):
     """Compile for ``MOST_THREADS`` threads, which share the registers of a multiprocessor."""
+    return kernel_of()(function)
+
+
+def kernel_of(*parts):
+    """``kernel`` for closures over ``parts``: modules, which have a ``NAME``."""
+    names = tuple(part.NAME for part in parts)
     options: dict[str, Any] = {"cache": True, "max_registers": 65536 // MOST_THREADS}
-    return follow_sources(cuda.jit(**({} if SIMULATED else options))(function))
+
+    def compile(function):
+        compiled = cuda.jit(**({} if SIMULATED else options))(function)
+        if names:
+            name_in_cache(compiled, names)
+        return follow_sources(compiled)
+
+    return compile
 
 
 def threads_for(size: int) -> int:
@@ -65,23 +79,41 @@ def _array(tensor: Tensor):
     return cuda.from_cuda_array_interface(interface, owner=tensor, sync=False)
 
 
+def _for_kernel(argument: Any) -> Any:
+    """The argument with arrays in place of tensors."""
+    if isinstance(argument, Tensor):
+        return _array(argument)
+    if isinstance(argument, tuple):
+        entries = map(_for_kernel, argument)
+        return type(argument)(*entries) if hasattr(argument, "_fields") else tuple(entries)
+    return argument
+
+
+def _flat(arguments: tuple) -> Iterator[Any]:
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            yield from _flat(argument)
+        else:
+            yield argument
+
+
 def launch(kernel, blocks: int, threads: int, shared: int, *arguments: Any) -> None:
     """Queue ``kernel`` on the current stream of the device that the tensors live on.
 
     Args:
         blocks, threads: size of the grid, of each block.
         shared: bytes of dynamic shared memory.
-        arguments: contiguous tensors of one device, and numbers.
+        arguments: contiguous tensors of one device, numbers, and named tuples of these.
     """
     if blocks == 0:
         return
-    home = next(x.device for x in arguments if isinstance(x, Tensor))
+    home = next(x.device for x in _flat(arguments) if isinstance(x, Tensor))
     if home.type != "cuda":
-        arrays = [_array(x) if isinstance(x, Tensor) else x for x in arguments]
+        arrays = [_for_kernel(x) for x in arguments]
         kernel[blocks, threads, 0, max(shared, 8)](*arrays)
         return
     with torch.cuda.device(home), cuda.gpus[home.index]:
-        arrays = [_array(x) if isinstance(x, Tensor) else x for x in arguments]
+        arrays = [_for_kernel(x) for x in arguments]
         handle = torch.cuda.current_stream(home).cuda_stream
         stream = cuda.external_stream(handle) if handle else 0  # 0: the default stream
         kernel[blocks, threads, stream, shared](*arrays)

@@ -1,7 +1,7 @@
 """Continuous-time solver, slowly and readably: float64, one sample, every neuron in turn.
 
-What every fast backend is tested against. It executes ``snn_eventprop.neurons.lif`` as they stand
-and finds crossings by bisection.
+What every fast backend is tested against. It runs the functions of ``snn_eventprop.neurons.lif``
+as they are, and finds crossings by bisection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...neurons import lif as equations
+from ...neurons import lif
 
 
 @dataclass
@@ -59,8 +59,15 @@ class ExactGradients:
 
 
 def _coefficients(gap: float, tau_mem: float, tau_syn: float) -> tuple[float, float, float]:
-    psp = equations.psp_coefficient(gap, tau_mem, tau_syn)
+    psp = lif.psp_coefficient(gap, tau_mem, tau_syn)
     return math.exp(-gap / tau_syn), math.exp(-gap / tau_mem), psp
+
+
+def _flow(
+    current: float, voltage: float, e_syn: float, e_mem: float, psp: float
+) -> tuple[float, float]:
+    current, (voltage,) = lif.flow(current, (voltage,), (e_syn, psp, e_mem))
+    return current, voltage
 
 
 def _crossing(layer: ExactLayer, n: int, current: float, voltage: float, gap: float) -> float:
@@ -68,13 +75,13 @@ def _crossing(layer: ExactLayer, n: int, current: float, voltage: float, gap: fl
     tau_mem, tau_syn, theta = layer.tau_mem[n], layer.tau_syn[n], layer.threshold[n]
 
     def state(t: float) -> tuple[float, float]:
-        return equations.flow(current, voltage, *_coefficients(t, tau_mem, tau_syn))
+        return _flow(current, voltage, *_coefficients(t, tau_mem, tau_syn))
 
     if current <= voltage:
         return math.inf
     last_current, last_voltage = state(gap)
     rises = last_current > last_voltage
-    upper = gap if rises else equations.peak_time(current, voltage, tau_mem, tau_syn)
+    upper = gap if rises else lif.peak_time(current, voltage, tau_mem, tau_syn)
     lower = 0.0
     if state(upper)[1] < theta:
         return math.inf
@@ -98,16 +105,14 @@ def forward(layer: ExactLayer, times: np.ndarray, units: np.ndarray, duration: f
         spikes = min(crossings) <= until - now
         gap = Gap(min(crossings) if spikes else until - now, current.copy(), voltage.copy())
         for n in range(size):
-            current[n], voltage[n] = equations.flow(
+            current[n], voltage[n] = _flow(
                 current[n], voltage[n],
                 *_coefficients(gap.length, layer.tau_mem[n], layer.tau_syn[n]),
             )  # fmt: skip
         if spikes:
             n = int(np.argmin(crossings))
             gap.spike = n
-            gap.slope = equations.slope(
-                current[n] / layer.tau_mem[n], layer.threshold[n], 1 / layer.tau_mem[n]
-            )
+            gap.slope = lif.spike_slope(current[n], layer.threshold[n], 1 / layer.tau_mem[n])
             now += gap.length
             run.spike_times.append(now)
             run.spike_units.append(n)
@@ -136,7 +141,7 @@ def backward(
 
     Args:
         grad_times: [S2] dL/dt of each spike.
-        marks: [S2] straight-through worth of each spike's existence.
+        marks: [S2] straight-through value of each spike's existence.
         floor: [H] the guard's smallest slope, 1/s.
     """
     inputs, size = layer.weight.shape
@@ -151,7 +156,7 @@ def backward(
 
     def receiver_rates() -> np.ndarray:
         return np.array([
-            equations.worth_rate(a[m], b[m], layer.tau_mem[m], layer.tau_syn[m])
+            lif.sensitivity_rate(a[m], b[m], layer.tau_mem[m], layer.tau_syn[m])
             for m in range(size)
         ])  # fmt: skip
 
@@ -167,21 +172,21 @@ def backward(
             if layer.recurrent is not None:
                 grads.recurrent[n] += b
                 change += layer.recurrent[n] @ receiver_rates()
-            change += equations.reset_worth_rate(
-                a[n], layer.threshold[n], layer.v_reset[n], 1 / layer.tau_mem[n]
-            )
-            steep, acted = equations.guard(gap.slope, floor[n])
+            a[n], of_threshold, acted, _ = lif.time_jump(
+                a[n], change, gap.slope, floor[n], layer.threshold[n], layer.v_reset[n],
+                1 / layer.tau_mem[n],
+            )  # fmt: skip
             grads.guarded += acted
-            a[n] = equations.jump(a[n], steep, change)
-            grads.threshold[n] -= a[n]
+            grads.threshold[n] += of_threshold
             a[n] += marks[spike]
         for n in range(size):
             tau_mem, tau_syn = layer.tau_mem[n], layer.tau_syn[n]
             e_syn, e_mem, psp = _coefficients(gap.length, tau_mem, tau_syn)
-            by_mem, by_syn = equations.psp_derivatives(gap.length, e_syn, e_mem, tau_mem, tau_syn)
-            e_mem_rate = e_mem * gap.length / tau_mem**2
-            e_syn_rate = e_syn * gap.length / tau_syn**2
-            grads.tau_mem[n] += a[n] * (gap.voltage[n] * e_mem_rate + gap.current[n] * by_mem)
-            grads.tau_syn[n] += gap.current[n] * (b[n] * e_syn_rate + a[n] * by_syn)
-            b[n], a[n] = equations.adjoint_flow(b[n], a[n], e_syn, e_mem, psp)
+            of_mem, of_syn = lif.time_constant_gradients(
+                b[n], a[n], gap.current[n], gap.voltage[n], gap.length, e_syn, e_mem, tau_mem,
+                tau_syn,
+            )  # fmt: skip
+            grads.tau_mem[n] += of_mem
+            grads.tau_syn[n] += of_syn
+            b[n], (a[n],) = lif.adjoint_flow(b[n], (a[n],), (e_syn, psp, e_mem))
     return grads

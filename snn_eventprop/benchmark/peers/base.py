@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...events import SpikeEvents
-from ...layers.layers import EventPropLI
+from ...layers import EventPropLI
 from ...losses import SumExpLoss
 from ..cases import Case
 

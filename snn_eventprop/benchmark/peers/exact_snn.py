@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ...events import SpikeEvents
-from ...layers.layers import EventPropLI
+from ...layers import EventPropLI
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
 from .base import EventNetwork
 

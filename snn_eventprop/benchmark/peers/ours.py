@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ...events import SpikeEvents
-from ...layers.layers import EventPropLI, EventPropLIF, Solver
+from ...layers import EventPropLI, EventPropLIF, Solver
 from ..cases import TAU_MEM, TAU_SYN, Case, draw_weights
 from .base import EventNetwork
 
