@@ -115,7 +115,7 @@ def test_the_compiler_does_not_look_into_kernels(solver):
     assert found.break_reasons, "does not break: the test is void"
     where = {frame.filename for reason in found.break_reasons for frame in reason.user_stack}
     assert not [name for name in where if "backends" in name], where
-    assert found.graph_count <= 4
+    assert found.graph_count <= 5  # one for each function between the call and the operator
 
 
 def test_exported_network_equals_eager():
