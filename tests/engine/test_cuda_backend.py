@@ -7,9 +7,13 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numba
+import numpy as np
 import pytest
 import torch
+from numba.core.typing.typeof import Purpose
 from support.cuda_cases import RESETS, ExactCase, GridCase, assert_close
 from support.pairwise import pairwise
 
@@ -21,7 +25,8 @@ from snn_eventprop import (
     _extras,
     diagnostics,
 )
-from snn_eventprop.backends.cuda import exact_launch, grid_launch, launch_helpers
+from snn_eventprop.backends.cuda import exact_launch, grid_launch, launch, launch_helpers
+from snn_eventprop.backends.cuda.arrays import Order
 from snn_eventprop.layers import closed_form
 from snn_eventprop.ops import grid as op
 from snn_eventprop.ops.bin_times import bin_of
@@ -48,6 +53,20 @@ def test_kernels_compute_in_the_simulator_what_the_cpu_does():
     assert " passed" in done.stdout
 
 
+def test_types_of_argument_groups_follow_what_is_in_them():
+    def group(dtype, count):
+        return Order(True, count, False, np.zeros(3, dtype))
+
+    def types_of(groups):
+        return [launch._type_of_group(g, SimpleNamespace(purpose=Purpose.argument)) for g in groups]
+
+    groups = [group(np.float32, 8), group(np.float64, 8)]
+    first, second = types_of(groups)
+    assert first != second and types_of(groups) == [first, second]
+    assert types_of([group(np.float64, 32)]) == [second]
+    assert second.types[-1].dtype == numba.float64 and second.instance_class is Order
+
+
 class _OnGpu(torch.Tensor):
     """Stands for a tensor of a GPU, of which there is none."""
 
@@ -69,15 +88,18 @@ def test_readout_kernels_for_any_device_equal_the_cpu(weighting):
         times, units, offsets, 4, torch.tensor(0.02).double(), torch.tensor(0.005).double(), 0.1,
         weighting,
     )  # fmt: skip
-    total, slopes = closed_form._gathered_response(*arguments)
-    anywhere = closed_form._gathered_on_gpu(*arguments)
+    any_device = torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd)
+    gathered, spread = (
+        getattr(torch.ops.snn_eventprop, name).default
+        for name in ("gathered_response", "spread_slopes")
+    )
+    total, slopes = gathered(*arguments)
+    anywhere = gathered.redispatch(any_device, *arguments)
     torch.testing.assert_close(anywhere[0], total, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(anywhere[1], slopes, rtol=1e-10, atol=1e-13)
     grad = torch.rand(2, 4, dtype=torch.float64)
-    torch.testing.assert_close(
-        closed_form._spread_on_gpu(grad, units, offsets, slopes),
-        closed_form._spread_slopes(grad, units, offsets, slopes),
-    )
+    back = (grad, units, offsets, slopes)
+    torch.testing.assert_close(spread.redispatch(any_device, *back), spread(*back))
 
 
 def clear_of_rounding(case, dtype, draws=10):

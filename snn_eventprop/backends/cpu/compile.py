@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,13 @@ def name_in_cache(compiled, parts):
     """Find a closure in the cache by the names of its parts.
 
     Numba hashes what a closure holds, and compiled functions hash differently in every process:
-    none would be found again.
+    none would be found again. The rest of its key stays, such as the version of numba-cuda.
     """
     cache = getattr(compiled, "_cache", None)
     if cache is not None and hasattr(cache, "_index_key"):  # not where compilation is switched off
-        cache._index_key = lambda signature, codegen: (signature, codegen.magic_tuple(), parts)
+        cache._py_func = SimpleNamespace(__code__=cache._py_func.__code__, __closure__=None)
+        key_of = cache._index_key
+        cache._index_key = lambda signature, codegen: (*key_of(signature, codegen), parts)
 
 
 def _without_literals(compiled):

@@ -24,7 +24,8 @@ def _imported_when_called(module: str, name: str) -> Callable[..., Any]:
 KERNELS = {
     name: _imported_when_called(module, name)
     for module, names in {
-        "grid_launch": ("grid_forward", "grid_backward", "delayed_adjoint"),
+        "grid_launch": ("grid_forward", "grid_backward"),
+        "delayed": ("delayed_adjoint",),
         "exact_launch": ("exact_forward", "exact_backward"),
     }.items()
     for name in names

@@ -1,12 +1,20 @@
 """Synapses with delays on the GPU: rings of the bins in which events are still to arrive.
 
-The functions that the kernels call are those of ``dense``, which documents them.
+The functions that the kernels call are those of ``dense``, which documents them. Recordings behind
+delays are not cut into chunks: no spike comes before the first bin.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from ...ops.checks import DIVERGED, check_delays, check_finite
+from ...ops.grid import present
 from .launch import device, scalar
 from .synaptic_sums import add_to_row, dot_delayed, first_from, send, send_late
 
@@ -29,6 +37,54 @@ class Delayed(NamedTuple):
     grad_recurrent_delay: Any  # [P, pre, post], added to, or absent
 
 
+def _in_bins(weight: Tensor, delays: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+    """Delays in whole bins, zeros for none of a kind, and the longest.
+
+    Raises:
+        ValueError: delays that are NaN, negative or too long.
+    """
+    shapes = (tuple(weight.shape), (weight.shape[1],) * 2)
+    longest = 0
+    bins = []
+    for name, value, shape in zip(("delay", "recurrent_delay"), delays, shapes, strict=True):
+        if not present(value):
+            bins.append(weight.new_zeros(shape, dtype=torch.int32))
+            continue
+        rounded = value.detach().round()
+        if rounded.numel():
+            # Rings have a row for each bin of the longest one: here the GPU is waited for.
+            low, high = torch.stack([rounded.min(), rounded.max()]).tolist()
+            if math.isnan(low):
+                check_finite(DIVERGED, **{name: value})
+            check_delays(name, low, high)
+            longest = max(longest, int(high))
+        bins.append(rounded.to(torch.int32).contiguous())
+    return bins, longest
+
+
+def arrays(
+    weights: Sequence[Tensor], delays: Sequence[Tensor], like: Tensor, slots: int,
+    gradients: Sequence[Tensor],
+) -> Delayed:  # fmt: skip
+    bins, longest = _in_bins(weights[0], delays)
+    size, backward = like.shape[1], len(gradients) > 0
+    rings = like.new_empty(slots, longest + 1, size)
+    betas = like.new_empty((slots, longest + 3, size) if backward else (0, 0, 0))
+    return Delayed._make((
+        *weights, *bins, longest, rings, betas, *(gradients or [like.new_empty(0, 0, 0)] * 4)
+    ))  # fmt: skip
+
+
+def delayed_adjoint(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor:
+    """``op.delayed_adjoint`` on a GPU: one product for each delay in bins."""
+    steps, batch, _ = grad_current.shape
+    (bins, _), longest = _in_bins(weight, (delay, weight.new_empty(0)))
+    out = grad_current.new_zeros(steps, batch, weight.shape[0])
+    for d in range(min(longest + 1, steps)):
+        out[: steps - d] += grad_current[d:] @ torch.where(bins == d, weight, 0).T
+    return out
+
+
 @scalar
 def reach(synapse):
     return synapse.longest
@@ -48,14 +104,16 @@ def resume(synapse, slot, begin, events, first, event, spikes, first_spike, befo
     clear(synapse, slot, h)
     ring, longest = synapse.rings[slot], synapse.longest
     on_its_way = first_from(events.bins, first, event, begin - longest)
-    send_late(ring, begin, 0, synapse.weight, synapse.delay, events, on_its_way, event, h)
+    send_late(
+        ring, begin, 0, synapse.weight, synapse.delay, (events.bins, events.units, events.values),
+        on_its_way, event, h,
+    )  # fmt: skip
     if synapse.recurrent.size > 0:
         on_its_way = first_from(spikes.bins, first_spike, before, begin - 1 - longest)
-        for e in range(on_its_way, before):
-            n = spikes.units[e]
-            at = spikes.bins[e] + 1 + synapse.recurrent_delay[n, h]
-            if at >= begin:
-                ring[at % ring.shape[0], h] += synapse.recurrent[n, h]
+        send_late(
+            ring, begin, 1, synapse.recurrent, synapse.recurrent_delay,
+            (spikes.bins, spikes.units, events.values[:0]), on_its_way, before, h,
+        )  # fmt: skip
 
 
 @scalar
@@ -70,6 +128,11 @@ def arrive(current, synapse, slot, k, events, lo, hi, senders, first, last, h):
     row = k % ring.shape[0]
     current += ring[row, h]
     ring[row, h] = synapse.weight.dtype.type(0)
+    return current
+
+
+@scalar
+def arrive_in_first_bin(current, synapse, spikes0, b, h):
     return current
 
 
@@ -88,11 +151,16 @@ def keep_adjoint(synapse, block, k, beta, h):
 
 
 @device
-def change_at_receivers(synapse, block, spikes, lo, hi, k, rows, lanes, out):
+def change_at_receivers(synapse, block, spikes, lo, hi, k, rows, lanes):
     dot_delayed(
         synapse.recurrent, synapse.recurrent_delay, spikes.units, lo, hi, synapse.betas[block],
-        k + 1, True, rows.scratch, lanes, out, 0,
+        k + 1, True, rows.scratch, lanes, rows.received, 0,
     )  # fmt: skip
+
+
+@scalar
+def send_back_before_first_bin(synapse, order, part, spikes0, direct, rows):
+    pass
 
 
 @device

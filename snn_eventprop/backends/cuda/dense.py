@@ -1,14 +1,16 @@
 """Synapses without delays on the GPU: an event adds its row of weights in its own bin.
 
-The layer's own spikes arrive in the bin after. Functions on one neuron, ``h``, are called by its
-thread; those that sum over neurons by all threads of the block.
+The layer's own spikes arrive in the bin after. Functions of one neuron, ``h``, are called by its
+thread. Those that sum over neurons are called by all threads of the block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from numba import cuda
+from torch import Tensor
 
 from .launch import device, scalar
 from .synaptic_sums import add_rows, add_to_row, dot_rows
@@ -24,6 +26,21 @@ class Dense(NamedTuple):
     recurrent: Any  # [pre, post] or absent
     grad_weight: Any  # [P, N, H], added to, or absent
     grad_recurrent: Any  # [P, pre, post], added to, or absent
+
+
+def arrays(
+    weights: Sequence[Tensor], delays: Sequence[Tensor], like: Tensor, slots: int,
+    gradients: Sequence[Tensor],
+) -> Dense:  # fmt: skip
+    """What the kernels read and write.
+
+    Args:
+        weights: contiguous; of inputs, of the layer's own spikes.   delays: the same, in bins.
+        slots: samples or blocks that are under way at once.
+        gradients: of weights and of delays; empty in the forward pass.
+    """
+    of_weight, of_recurrent, *_ = gradients or [like.new_empty(0, 0, 0)] * 4
+    return Dense(weights[0], weights[1], of_weight, of_recurrent)
 
 
 @scalar
@@ -58,12 +75,20 @@ def arrive(current, synapse, slot, k, events, lo, hi, senders, first, last, h):
         lo, hi: input events of bin k.
         senders, first, last: units that spiked in bin k - 1.
     """
-    current = add_rows(
-        current, synapse.weight, events.units, events.values, lo, hi, h
-    )
+    current = add_rows(current, synapse.weight, events.units, events.values, lo, hi, h)
     if synapse.recurrent.size > 0:
         no_values = events.values[:0]
         current = add_rows(current, synapse.recurrent, senders, no_values, first, last, h)
+    return current
+
+
+@scalar
+def arrive_in_first_bin(current, synapse, spikes0, b, h):
+    """``current`` of neuron h and what spikes of the bin before the first one add to it."""
+    if synapse.recurrent.size > 0:
+        for n in range(spikes0.shape[1]):
+            if spikes0[b, n] != 0:
+                current += synapse.recurrent[n, h]
     return current
 
 
@@ -81,17 +106,43 @@ def keep_adjoint(synapse, block, k, beta, h):
 
 
 @device
-def change_at_receivers(synapse, block, spikes, lo, hi, k, rows, lanes, out):
+def change_at_receivers(synapse, block, spikes, lo, hi, k, rows, lanes):
     """How moving each spike lo..hi, all of bin k, by one bin changes the loss at its receivers.
 
-    Args:
-        rows: ``Rows``.   out: [hi - lo] or more, written.
+    Written to ``rows.received``.
     """
     for h in range(cuda.threadIdx.x, rows.beta.shape[0], cuda.blockDim.x):
         rows.x[h] = rows.later[h] - rows.beta[h]
     dot_rows(
-        synapse.recurrent, spikes.units, lo, hi, rows.x, rows.scratch, lanes, out, 0
+        synapse.recurrent, spikes.units, lo, hi, rows.x, rows.scratch, lanes, rows.received, 0
     )
+
+
+@device
+def send_back_before_first_bin(synapse, order, part, spikes0, direct, rows):
+    """What neurons receive in bin 0 if they spike in the bin before, and gradients of weights.
+
+    Args:
+        spikes0: [H] of that bin.
+        direct: [H], written: what each spike adds to the loss. The change of that from bin 0 to
+            bin 1 is written to ``rows.received``.
+    """
+    thread, threads, size = cuda.threadIdx.x, cuda.blockDim.x, rows.beta.shape[0]
+    for h in range(thread, size, threads):
+        rows.x[h] = rows.later[h]
+    dot_rows(
+        synapse.recurrent, order.everyone, 0, size, rows.x, rows.scratch, order.lanes,
+        rows.received, 0,
+    )  # fmt: skip
+    for h in range(thread, size, threads):
+        rows.x[h] = rows.beta[h]
+    dot_rows(
+        synapse.recurrent, order.everyone, 0, size, rows.x, rows.scratch, order.lanes, direct, 0
+    )
+    for n in range(size):
+        if spikes0[n] != 0:
+            for h in range(thread, size, threads):
+                add_to_row(synapse.grad_recurrent, order.ordered, part, n, h, rows.beta[h])
 
 
 @device

@@ -57,13 +57,6 @@ class Stops(NamedTuple):
     times: Any  # [B], written: the time at which a sample exceeded it
 
 
-class Sums(NamedTuple):
-    """Numbers over all samples, added to."""
-
-    guarded: Any  # [1] guarded slopes
-    largest: Any  # [1] the largest absolute jump
-
-
 # Events between two stored states, and states that are replayed at once.
 SEGMENT = 128
 

@@ -11,6 +11,7 @@ from ...ops import exact as op
 from .. import exact_arrays as arrays
 from . import exact as kernels
 from . import launch
+from .arrays import Sums
 from .launch_helpers import (
     first_room,
     offsets_of,
@@ -139,9 +140,7 @@ def exact_backward(
     of_mem, of_syn = (zeros_if((blocks, size), double, keep) for _ in range(2))
     of_times = zeros_if(tuple(events[0].shape), like, want_times)
     gradients = arrays.Gradients(zeros_if((blocks, size), like), of_mem, of_syn, of_times)
-    sums = kernels.Sums(
-        torch.zeros(1, dtype=torch.int64, device=like.device), like.new_zeros(1)
-    )
+    sums = Sums(torch.zeros(1, dtype=torch.int64, device=like.device), like.new_zeros(1))
     threads = launch.threads_for(size)
     lanes = min(launch.LANES, threads)
     segment = kernels.SEGMENT

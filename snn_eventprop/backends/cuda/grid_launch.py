@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -12,10 +11,11 @@ from torch import Tensor
 from ...discretisation import largest_response
 from ...neurons import neuron as neuron_module
 from ...ops import grid as op
-from ...ops.checks import DIVERGED, check_delays, check_finite
 from ..arrays import Events, Gradients, Outputs, Spikes, Start, Upstream
 from . import delayed, dense, launch
-from . import grid as kernels
+from .arrays import BACKWARD_ROWS, Order, Population, SpikesBySample, Sums
+from .grid_backward import backward_kernel
+from .grid_forward import collect, forward_kernel, list_entries
 from .launch_helpers import (
     first_room,
     offsets_of,
@@ -37,48 +37,19 @@ def _events(events: Sequence[Tensor], like: Tensor) -> Events:
     return Events(bins, units, values.to(like.dtype), offsets)
 
 
-def _population(constants: Tensor, floor: Tensor, reset: int) -> kernels.Population:
+def _population(constants: Tensor, floor: Tensor, reset: int) -> Population:
     rows = torch.cat([constants, torch.ones_like(constants[:1])]).contiguous()
-    return kernels.Population(rows, largest_response(*rows[:3]), row(floor, rows, 1), reset)
-
-
-def _delay_bins(synapses: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-    """Delays in whole bins, zeros for none of a kind, and the longest.
-
-    Raises:
-        ValueError: delays that are NaN, negative or too long.
-    """
-    weight, _, *given = synapses
-    shapes = (tuple(weight.shape), (weight.shape[1],) * 2)
-    longest = 0
-    bins = []
-    for name, value, shape in zip(("delay", "recurrent_delay"), given, shapes, strict=True):
-        if not op.present(value):
-            bins.append(weight.new_zeros(shape, dtype=torch.int32))
-            continue
-        rounded = value.detach().round()
-        if rounded.numel():
-            # Rings have a row for each bin of the longest one: here the GPU is waited for.
-            low, high = torch.stack([rounded.min(), rounded.max()]).tolist()
-            if math.isnan(low):
-                check_finite(DIVERGED, **{name: value})
-            check_delays(name, low, high)
-            longest = max(longest, int(high))
-        bins.append(rounded.to(torch.int32).contiguous())
-    return bins, longest
+    return Population(rows, largest_response(*rows[:3]), row(floor, rows, 1), reset)
 
 
 def _synapses(
     synapses: Sequence[Tensor], like: Tensor, slots: int, gradients: Sequence[Tensor]
 ) -> tuple[ModuleType, tuple]:
-    """The synapse's module, and its arrays with these gradients, of weights and of delays."""
-    weights = _row(synapses[0], like, 2), _row(synapses[1], like, 2)
-    if not op.delays_given(synapses):
-        return dense, dense.Dense._make((*weights, *gradients[:2]))
-    bins, longest = _delay_bins(synapses)
-    size = like.shape[1]
-    rings = like.new_empty(slots, longest + 1, size), like.new_empty(slots, longest + 3, size)
-    return delayed, delayed.Delayed._make((*weights, *bins, longest, *rings, *gradients))
+    """The synapse's module and its arrays."""
+    module = delayed if op.delays_given(synapses) else dense
+    weight, recurrent, *delays = synapses
+    weights = _row(weight, like, 2), _row(recurrent, like, 2)
+    return module, module.arrays(weights, delays, like, slots, gradients)
 
 
 def grid_forward(
@@ -95,6 +66,7 @@ def grid_forward(
     record: bool,
     keep_states: bool,
 ) -> tuple[Tensor, ...]:
+    """``op.grid_forward`` on a GPU."""
     kind, like = neuron_module(neuron), constants.detach()
     batch, size, variables = events[3].numel() - 1, like.shape[1], len(kind.STATE)
     segment = op.SEGMENT["cuda"]
@@ -102,14 +74,13 @@ def grid_forward(
     trace = zeros_if((steps, batch, size), like, record)
     states = zeros_if((batch, -(-steps // segment), variables, size), like, keep_states)
     counts = torch.zeros(batch, dtype=torch.int64, device=like.device)
-    entries = kernels.list_entries(size)
+    entries = list_entries(size)
     shared = 4 * entries <= launch.SHARED_BYTES
     lists = torch.empty(
         (0, 0) if shared else (batch, entries), dtype=torch.uint32, device=like.device
     )
     threads = launch.threads_for(size)
-    nothing = [like.new_empty(0, 0, 0)] * 4
-    module, arrays = _synapses(synapses, like, batch, nothing)
+    module, arrays = _synapses(synapses, like, batch, ())
     state0, spikes0, slopes0 = start
     before = Start(
         row(state0, like, 3) if op.present(state0) else torch.zeros_like(last),
@@ -120,19 +91,18 @@ def grid_forward(
         _population(like, floor, reset), before, Outputs(last, trace, states), segment, shared,
         like.new_empty(batch, variables, size), lists,
     )  # fmt: skip
-    run_kernel = kernels.forward_kernel(kind, module)
-    spikes: list[Tensor] = []
+    kernel = forward_kernel(kind, module)
+    spikes: list[SpikesBySample] = []  # of the last run
 
     def run(room: int) -> tuple[int, int]:
-        spikes[:] = (
+        spikes[:] = [SpikesBySample(
             torch.empty(batch, room, dtype=torch.int32, device=like.device),
             torch.empty(batch, room, dtype=torch.int32, device=like.device),
-            like.new_empty(batch, len(kind.KEPT), room),
-        )
+            like.new_empty(batch, len(kind.KEPT), room), counts,
+        )]  # fmt: skip
         launch.launch(
-            run_kernel, batch, threads, 4 * entries if shared else 0, *arguments, tuple(spikes),
-            counts,
-        )  # fmt: skip
+            kernel, batch, threads, 4 * entries if shared else 0, *arguments, *spikes
+        )
         return read(counts, weight=synapses[0], recurrent_weight=synapses[1])
 
     found = with_room(("grid", size, steps), first_room(size, steps), run) if batch else 0
@@ -143,7 +113,7 @@ def grid_forward(
     out_units = torch.empty(found, dtype=torch.int64, device=like.device)
     if found:
         launch.launch(
-            kernels.collect, batch, threads, 0,
+            collect, batch, threads, 0,
             *spikes, out_offsets, out_bins, out_units, kept, stamps, marks,
         )  # fmt: skip
     return stamps, marks, out_bins, out_units, kept, out_offsets, last, trace, states
@@ -164,6 +134,7 @@ def grid_backward(
     reset: int,
     want: Sequence[bool],
 ) -> tuple[Tensor, ...]:
+    """``op.grid_backward`` on a GPU."""
     kind, like = neuron_module(neuron), constants.detach()
     weight, recurrent, delay, recurrent_delay = synapses
     want_weight, want_values, want_changes, want_current = want
@@ -188,9 +159,7 @@ def grid_backward(
         zeros_if((variables, batch, size), like),
         zeros_if((batch, size), like, continues),
     )
-    sums = kernels.Sums(
-        torch.zeros(1, dtype=torch.int64, device=like.device), like.new_zeros(1)
-    )
+    sums = Sums(torch.zeros(1, dtype=torch.int64, device=like.device), like.new_zeros(1))
     threads = launch.threads_for(size)
     wide = max(size, threads)
     shared = 2 * wide * itemsize <= launch.SHARED_BYTES
@@ -207,14 +176,14 @@ def grid_backward(
         row(changes, like, 1), row(marks, like, 1), row(last, like, 3), _row(trace, like, 3)
     )
     launch.launch(
-        kernels.backward_kernel(kind, module), blocks, threads,
+        backward_kernel(kind, module), blocks, threads,
         2 * wide * itemsize if shared else 0,
         steps, _events(events, like), _row(input_current, like, 3), arrays,
         _population(like, floor, reset),
         Start(like.new_empty(variables, 0, 0), *(_row(tensor, like, 2) for tensor in start)),
         states, segment, of_spikes, of_loss, gradients, sums,
-        kernels.Order(ordered, min(launch.LANES, threads), shared, everyone),
-        like.new_empty(blocks, variables - 1 + kernels.BACKWARD_ROWS, wide),
+        Order(ordered, min(launch.LANES, threads), shared, everyone),
+        like.new_empty(blocks, variables - 1 + BACKWARD_ROWS, wide),
         like.new_empty((blocks, variables, segment, size) if states.numel() else (0, 0, 0, 0)),
     )  # fmt: skip
     grad_weight, grad_recurrent, grad_delay, grad_recurrent_delay = (
@@ -233,14 +202,3 @@ def grid_backward(
         gradients.constants.sum(0), gradients.current, gradients.values, gradients.changes,
         gradients.start, gradients.spikes0, jumps,
     )  # fmt: skip
-
-
-def delayed_adjoint(grad_current: Tensor, weight: Tensor, delay: Tensor) -> Tensor:
-    """One product for each delay in bins."""
-    steps, batch, _ = grad_current.shape
-    nothing = weight.new_empty(0)
-    (bins, _), longest = _delay_bins([weight, nothing, delay, nothing])
-    out = grad_current.new_zeros(steps, batch, weight.shape[0])
-    for d in range(min(longest + 1, steps)):
-        out[: steps - d] += grad_current[d:] @ torch.where(bins == d, weight, 0).T
-    return out

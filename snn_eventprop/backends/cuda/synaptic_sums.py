@@ -109,12 +109,12 @@ def send(ring, row, rows, delays, units, values, lo, hi, h):
 def send_late(ring, begin, wait, rows, delays, events, lo, hi, h):
     """The same of events of different bins, which are on their way ``wait`` bins and the delay.
 
-    Only of what arrives in bin ``begin`` or later.
+    Only of what arrives in bin ``begin`` or later. ``events`` are bins, units and values.
     """
-    values = events.values
+    bins, units, values = events
     for e in range(lo, hi):
-        n = events.units[e]
-        at = events.bins[e] + wait + delays[n, h]
+        n = units[e]
+        at = bins[e] + wait + delays[n, h]
         if at >= begin:
             x = values[e] * rows[n, h] if values.shape[0] > 0 else rows[n, h]
             ring[at % ring.shape[0], h] += x
