@@ -16,6 +16,7 @@ class LayerRecord(NamedTuple):
     offsets: Tensor  # [B + 1]
     size: int
     probe: Tensor | None = None  # of ``new_probe``
+    peaks: Tensor | None = None  # [S3] of the hybrid gradient
 
     def counts(self) -> Tensor:
         """Spikes of each neuron, summed over the batch, ``[size]``."""
@@ -55,6 +56,7 @@ class LayerDiagnostics(NamedTuple):
     guarded: int  # spikes whose slope the grazing guard raised in the last backward pass
     largest_jump: float  # largest |jump| of dL/dV in the last backward pass
     counts: Tensor  # [N] spikes of each neuron, summed over the batch
+    peaks_per_neuron: float  # peaks that nearly spike, of the hybrid gradient, like spikes
 
 
 def _recorded(model: nn.Module) -> Iterator[tuple[str, LayerRecord]]:
@@ -89,6 +91,10 @@ def collect(model: nn.Module) -> dict[str, LayerDiagnostics]:
             guarded=int(guarded),
             largest_jump=largest,
             counts=counts,
+            peaks_per_neuron=(
+                0.0 if record.peaks is None
+                else record.peaks.numel() / (batch * max(record.size, 1))
+            ),
         )
     return found
 

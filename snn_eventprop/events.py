@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,41 @@ from .ops.packing import sample_of_each
 def _check_integers(name: str, value: Tensor) -> None:
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, got {value.dtype}")
+
+
+class Peaks(NamedTuple):
+    """Peaks of membranes that nearly spike: places for spikes, for the backward pass alone.
+
+    A layer that reads spikes also says of each peak what a spike there would add to the loss.
+    """
+
+    values: Tensor  # [S3] zeros; that is their gradient
+    bins: Tensor  # [S3] int32
+    units: Tensor  # [S3] int64
+    offsets: Tensor  # [B + 1] int64
+    dt: float  # width of a bin in seconds
+
+    def of_samples(self, chosen: Sequence[int]) -> Peaks:
+        bounds = self.offsets.tolist()
+        pieces = [slice(bounds[b], bounds[b + 1]) for b in chosen]
+        offsets = [0]
+        for piece in pieces:
+            offsets.append(offsets[-1] + piece.stop - piece.start)
+        values, bins, units = (
+            torch.cat([whole[p] for p in pieces]) if pieces else whole[:0] for whole in self[:3]
+        )
+        return Peaks(
+            values, bins, units, torch.tensor(offsets, device=self.offsets.device), self.dt
+        )
+
+    @classmethod
+    def cat(cls, batches: Sequence[Peaks]) -> Peaks:
+        counts = torch.cat([peaks.offsets.diff() for peaks in batches])
+        values, bins, units = (
+            torch.cat(field) for field in zip(*(peaks[:3] for peaks in batches), strict=True)
+        )
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(values, bins, units, offsets, batches[0].dt)
 
 
 class SpikeEvents:
@@ -49,7 +84,7 @@ class SpikeEvents:
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
 
-    __slots__ = ("duration", "marks", "num_units", "offsets", "times", "units")
+    __slots__ = ("duration", "marks", "num_units", "offsets", "peaks", "times", "units")
 
     def __init__(
         self,
@@ -68,6 +103,8 @@ class SpikeEvents:
         self.num_units = num_units
         self.duration = duration
         self.marks = marks
+        # Of layers with ``gradient="hybrid"``: peaks of the membrane that nearly spike.
+        self.peaks: Peaks | None = None
         if validate:
             self._check_types()
             self.units = units.long()
@@ -226,7 +263,7 @@ class SpikeEvents:
             torch.ones_like(batch.times) if batch.marks is None else batch.marks
             for batch in batches
         ]
-        return cls(
+        joined = cls(
             torch.cat([batch.times for batch in batches]),
             torch.cat([batch.units for batch in batches]),
             torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
@@ -235,6 +272,10 @@ class SpikeEvents:
             None if all(batch.marks is None for batch in batches) else torch.cat(marked),
             validate=False,
         )
+        peaks = [batch.peaks for batch in batches if batch.peaks is not None]
+        if peaks and len(peaks) == len(batches):
+            joined.peaks = Peaks.cat(peaks)
+        return joined
 
     @classmethod
     def from_dense(cls, raster: Tensor, dt: float) -> SpikeEvents:
@@ -373,7 +414,7 @@ class SpikeEvents:
         def pick(values: Tensor) -> Tensor:
             return torch.cat([values[p] for p in pieces]) if pieces else values[:0]
 
-        return SpikeEvents(
+        events = SpikeEvents(
             pick(self.times),
             pick(self.units),
             torch.tensor(offsets, device=self.offsets.device),
@@ -382,6 +423,8 @@ class SpikeEvents:
             None if self.marks is None else pick(self.marks),
             validate=False,
         )
+        events.peaks = None if self.peaks is None else self.peaks.of_samples(chosen)
+        return events
 
     def _chosen(self, index: int | slice | Sequence[int] | Tensor) -> list[int]:
         batch = len(self)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_eventprop import EventPropLI, EventPropLIF, SpikeEvents
-from snn_eventprop.layers import Solver
+from snn_eventprop.layers import Gradient, Solver
 from snn_eventprop.losses import ClassificationLoss
 
 
@@ -81,6 +81,10 @@ class NetworkOptions:
         solver: solver of spiking layers; "grid": bins of dt; "exact": continuous time.
         dt: bin width of the grid, and sampling interval of readout traces, in s.
         grazing_guard: see EventPropLIF; 0: off.
+        gradient: "exact": spikes move in time; "hybrid": peaks of the membrane that nearly spike
+            count as well (solver grid, method eventprop). See docs/gradients.md.
+        threshold_noise: half width of the noise that the hybrid gradient assumes, in units of
+            the threshold.
         input_mean: mean of the initial weights into the first hidden layer.
         input_std: standard deviation of these weights.
         hidden_mean: mean of the initial weights between hidden layers; None: 21 / neurons below.
@@ -111,6 +115,8 @@ class NetworkOptions:
     solver: Solver = "grid"
     dt: float = 1e-3
     grazing_guard: float = 0.05
+    gradient: Gradient = "exact"
+    threshold_noise: float = 1.0
     input_mean: float = 0.03
     input_std: float = 0.01
     hidden_mean: float | None = None
@@ -156,7 +162,8 @@ class ReferenceNetwork(nn.Module):
         if loss.reads == "spikes":
             self.readout: EventPropLIF | EventPropLI = EventPropLIF(
                 sizes[-1], num_classes, solver=options.solver,
-                grazing_guard=options.grazing_guard, **constants,
+                grazing_guard=options.grazing_guard, gradient=options.gradient,
+                threshold_noise=options.threshold_noise, **constants,
             )  # fmt: skip
         else:
             self.readout = EventPropLI(sizes[-1], num_classes, **constants)
@@ -185,6 +192,8 @@ def _hidden_layer(
         solver=options.solver,
         dt=options.dt,
         grazing_guard=options.grazing_guard,
+        gradient=options.gradient,
+        threshold_noise=options.threshold_noise,
     )  # fmt: skip
     mean, std = (
         (options.input_mean, options.input_std)

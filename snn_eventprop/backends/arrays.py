@@ -38,11 +38,11 @@ class Outputs(NamedTuple):
 
 
 class Spikes(NamedTuple):
-    """Spikes in order of sample, bin and unit."""
+    """Spikes in order of sample, bin and unit; or peaks of V that stay below the threshold."""
 
     bins: Array  # [S2] int32
     units: Array  # [S2] int64
-    kept: Array  # [K, S2], row 0 being slopes per bin
+    kept: Array  # [K, S2], row 0 being slopes per bin, or of peaks V - threshold
     offsets: Array  # [B + 1]; in the forward pass, spikes per sample [B + 1]
 
 
@@ -53,6 +53,7 @@ class Upstream(NamedTuple):
     marks: Array  # [S2] straight-through, of each spike's existence; added to a
     last: Array  # [S, B, H]
     trace: Array  # [T, B, H] or absent
+    peaks: Array  # [S3] of one spike at each peak
 
 
 class Gradients(NamedTuple):

@@ -59,5 +59,18 @@ def events_on_grid(
     return grid.Events(bins, events.units, ones, events.offsets), stamps
 
 
+def raster_of_peaks(events: SpikeEvents, dt: float, steps: int) -> Tensor | None:
+    """The raster that gives peaks among the events their gradient, or None."""
+    peaks = events.peaks
+    if peaks is None:
+        return None
+    bins = peaks.bins
+    if peaks.dt != dt:
+        bins = bin_of(bins.double() * peaks.dt, dt, steps)
+    return grid.raster_of_peaks(
+        peaks.values, bins, peaks.units, peaks.offsets, steps, events.num_units
+    )
+
+
 def wanted(raster: Tensor, dtype: torch.dtype) -> Tensor | None:
     return raster.to(dtype) if raster.requires_grad else None

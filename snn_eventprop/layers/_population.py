@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +157,10 @@ class Population(nn.Module):
         return ", ".join(f"{name}={show(getattr(self, name))}" for name in names)
 
 
+Gradient = Literal["exact", "hybrid"]
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
+
+
 class SpikingPopulation(Population):
     """The part of a spiking layer that does not depend on where its currents come from.
 
@@ -166,6 +170,7 @@ class SpikingPopulation(Population):
         taus, dt: as in ``Population``.   threshold: positive.
         others: further constants by name.   learn: whether each constant is a parameter.
         grazing_guard: smallest slope in the gradient, in units of threshold / tau_mem.
+        gradient, threshold_noise: as in ``EventPropLIF``.
     """
 
     _neuron = "lif"
@@ -181,6 +186,8 @@ class SpikingPopulation(Population):
         learn: Mapping[str, bool],
         dt: float,
         grazing_guard: float,
+        gradient: Gradient,
+        threshold_noise: float,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -188,6 +195,10 @@ class SpikingPopulation(Population):
         learned = {name for name, wanted in learn.items() if wanted}
         super().__init__(size, taus, constants, learned, dt, device, dtype)
         self.grazing_guard = nonnegative("grazing_guard", grazing_guard)
+        if gradient not in GRADIENTS:
+            raise ValueError(f"gradient must be one of {GRADIENTS}, got {gradient!r}")
+        self.gradient = gradient
+        self.threshold_noise = nonnegative("threshold_noise", threshold_noise)
         self._record: LayerRecord | None = None
         self._seen: tuple[int, int | None] | None = None
 
@@ -221,12 +232,16 @@ class SpikingPopulation(Population):
         # The slope per bin of V' = guard * threshold / tau_mem, for which 1 - m stands.
         threshold = self.threshold.detach().to(weight.dtype)
         floor = self.grazing_guard * threshold * (1 - constants[2].detach())
+        width = None
+        if self.gradient == "hybrid" and self.threshold_noise and torch.is_grad_enabled():
+            width = (self.threshold_noise * threshold).expand(size)
         probe = new_probe(constants)
         spikes = grid.grid_lif(
-            events, steps, weight, grid.Population(self._neuron, constants, floor),
+            events, steps, weight, grid.Population(self._neuron, constants, floor, width=width),
             probe=probe, **inputs,
         )  # fmt: skip
-        keep_record(self, LayerRecord(spikes.units, spikes.offsets, size, probe))
+        peaks = None if spikes.peaks is None else spikes.peaks.bins
+        keep_record(self, LayerRecord(spikes.units, spikes.offsets, size, probe, peaks))
         return spikes
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..events import SpikeEvents
+from ..events import Peaks, SpikeEvents
 from ..ops import grid
 from ..ops.bin_times import num_bins, time_of
 from ..synapses.delayed import check_max_delay, within
-from ._inputs import check_raster, check_units, events_on_grid, wanted
+from ._inputs import check_raster, check_units, events_on_grid, raster_of_peaks, wanted
 from ._population import SpikingPopulation, check_sizes
 
 
@@ -126,13 +126,17 @@ class WeightedLayer(SpikingPopulation):
             events, stamps = events_on_grid(input, self.dt, steps, self.weight.dtype)
             spikes = self._run_grid(
                 events, steps, self.weight.t(), self.out_features,
-                recurrent=self._recurrent_rows(), drive=grid.Drive(event_stamps=stamps),
+                recurrent=self._recurrent_rows(),
+                drive=grid.Drive(raster_of_peaks(input, self.dt, steps), stamps),
                 delays=self._delays(),
             )  # fmt: skip
-            return SpikeEvents(
+            out = SpikeEvents(
                 time_of(spikes.stamps, self.dt), spikes.units, spikes.offsets,
                 self.out_features, input.duration, spikes.marks, validate=False,
             )  # fmt: skip
+            if spikes.peaks is not None:
+                out.peaks = Peaks(*spikes.peaks, self.dt)
+            return out
         check_raster(self, input)
         spikes = self._run_grid(
             grid.dense_events(input, self.weight.dtype), input.shape[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._population import constant_of
+from ._population import Gradient, constant_of
 from ._weighted import WeightedLayer
 
 
@@ -24,7 +24,8 @@ class EventPropALIF(WeightedLayer):
         learn_tau_a, learn_beta: make them parameters, one per neuron.
         in_features, out_features, recurrent, recurrent_diagonal, tau_mem, tau_syn, threshold,
         learn_tau_mem, learn_tau_syn, learn_threshold, max_delay, learn_delays, dt,
-        grazing_guard, device, dtype: as in ``EventPropLIF``, and so are shapes and errors.
+        grazing_guard, gradient, threshold_noise, device, dtype: as in ``EventPropLIF``, and so
+        are shapes and errors.
 
     >>> layer = EventPropALIF(4, 3, beta=0.5, learn_beta=True)
     >>> layer(torch.zeros(10, 2, 4)).shape
@@ -59,6 +60,8 @@ class EventPropALIF(WeightedLayer):
         learn_delays: bool = True,
         dt: float = 1e-3,
         grazing_guard: float = 0.05,
+        gradient: Gradient = "exact",
+        threshold_noise: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -71,7 +74,8 @@ class EventPropALIF(WeightedLayer):
                 "tau_mem": learn_tau_mem, "tau_syn": learn_tau_syn, "tau_a": learn_tau_a,
                 "threshold": learn_threshold, "beta": learn_beta,
             },
-            dt=dt, grazing_guard=grazing_guard, device=device, dtype=dtype,
+            dt=dt, grazing_guard=grazing_guard, gradient=gradient,
+            threshold_noise=threshold_noise, device=device, dtype=dtype,
         )  # fmt: skip
 
     @property

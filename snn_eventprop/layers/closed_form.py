@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from ..discretisation import psp_coefficient
-from ..events import SpikeEvents
+from ..events import Peaks, SpikeEvents
+from ..ops.bin_times import num_bins
+from ..ops.packing import sample_of_each
 from ..ops.responses import gathered_response, mean_response
 
 Weighting = Literal["uniform", "exponential", "linear"]
@@ -44,12 +46,48 @@ def mean_membrane(
             gathered, _ = gathered_response(
                 start.contiguous(), events.units, events.offsets, inputs, *constants
             )
+        if events.peaks is not None:
+            of_peaks = _gathered_peaks(events.peaks, batch, inputs, *constants)
+            gathered = gathered.view(batch, inputs) + of_peaks
         return gathered.to(weight.dtype).view(batch, inputs) @ weight.T
     response = mean_response(
         start[:, None].double(), tau_mem, tau_syn, events.duration, weighting
     )[0]
     each = response.to(weight.dtype) * weight.T[events.units]
-    return weight.new_zeros(batch, outputs).index_add(0, events.samples(), each)
+    mean = weight.new_zeros(batch, outputs).index_add(0, events.samples(), each)
+    if events.peaks is not None:
+        bins, units = events.peaks.bins.long(), events.peaks.units
+        table = _response_of_bins(
+            events.peaks.dt, tau_mem.detach(), tau_syn.detach(), events.duration, weighting
+        )
+        rows = table.to(weight.dtype)[bins] * weight.T[units]
+        sample = sample_of_each(events.peaks.offsets, bins.numel())
+        mean = mean.index_add(0, sample, events.peaks.values.to(weight.dtype)[:, None] * rows)
+    return mean
+
+
+def _response_of_bins(
+    dt: float, tau_mem: Tensor, tau_syn: Tensor, duration: float, weighting: str
+) -> Tensor:
+    """``mean_response`` of an event in each bin, [T, O] or [T, 1]."""
+    starts = torch.arange(num_bins(duration, dt), device=tau_mem.device).double() * dt
+    return mean_response(
+        starts[:, None], tau_mem.expand(1) if tau_mem.ndim == 0 else tau_mem,
+        tau_syn.expand(1) if tau_syn.ndim == 0 else tau_syn, duration, weighting,
+    )[0]  # fmt: skip
+
+
+def _gathered_peaks(
+    peaks: Peaks, batch: int, inputs: int, tau_mem: Tensor, tau_syn: Tensor, duration: float,
+    weighting: str,
+) -> Tensor:  # fmt: skip
+    """Zeros ``[B, N]``, of which the gradient goes to the values of peaks."""
+    table = _response_of_bins(
+        peaks.dt, tau_mem.detach(), tau_syn.detach(), duration, weighting
+    )[:, 0]
+    each = table.to(peaks.values.dtype)[peaks.bins.long()] * peaks.values
+    flat = sample_of_each(peaks.offsets, peaks.bins.numel()).mul_(inputs).add_(peaks.units)
+    return each.new_zeros(batch * inputs).index_add(0, flat, each).view(batch, inputs)
 
 
 def membrane_at(
@@ -89,13 +127,22 @@ def membrane_at(
         )
     batch, outputs, queries = len(events), weight.shape[0], at.numel()
     tau_mem, tau_syn = (tau.expand(outputs) for tau in (tau_mem.double(), tau_syn.double()))
-    start = events.times.double()
+    start, units, sample = events.times.double(), events.units, events.samples()
+    value = None
+    if events.peaks is not None:  # events that are not there, for their gradient alone
+        peaks = events.peaks
+        start = torch.cat([start, peaks.bins * peaks.dt])
+        units = torch.cat([units, peaks.units])
+        sample = torch.cat([sample, sample_of_each(peaks.offsets, peaks.units.numel())])
+        value = torch.cat([torch.ones_like(events.times), peaks.values]).double()
     arrival = torch.searchsorted(at, start.detach())
     heard = (arrival < queries).nonzero()[:, 0]
     arrival = arrival[heard]
     gap = (at[arrival] - start[heard])[:, None]
-    rows = weight.T[events.units[heard]].double()
-    place = arrival * batch + events.samples()[heard]
+    rows = weight.T[units[heard]].double()
+    if value is not None:
+        rows = rows * value[heard, None]
+    place = arrival * batch + sample[heard]
     zeros = rows.new_zeros(queries * batch, outputs)
     new_current = zeros.index_add(0, place, rows * torch.exp(-gap / tau_syn))
     new_voltage = zeros.index_add(0, place, rows * psp_coefficient(gap, tau_mem, tau_syn))

@@ -13,6 +13,7 @@ from ..diagnostics import LayerRecord, keep_record, new_probe
 from ..events import SpikeEvents
 from ..ops import exact
 from ._inputs import check_units
+from ._population import Gradient
 from ._weighted import WeightedLayer
 
 Solver = Literal["grid", "exact"]
@@ -49,6 +50,13 @@ class EventPropLIF(WeightedLayer):
         grazing_guard: smallest slope of V at a spike used in the gradient, in units of
             threshold / tau_mem; spikes that graze the threshold have unbounded exact gradients.
             0 switches it off. ``snn_eventprop.diagnostics`` counts where it acted.
+        gradient: ``"exact"``: spikes move in time; a neuron that does not spike has no gradient.
+            ``"hybrid"``: also what a spike would change where V has a peak just below the
+            threshold; wakes silent neurons and trains better from the start, at up to 1.6 times
+            the cost. Choose exact to study or check gradients, hybrid to train. Grid solver only.
+        threshold_noise: of the hybrid gradient: the half width of the threshold's assumed noise,
+            in units of the threshold. Peaks closer to the threshold than that count; 0 leaves the
+            exact gradient.
         max_rate: spikes per second and neuron, in the mean over the layer and a sample, at which
             the exact solver gives up: in continuous time, recurrent excitation that feeds itself
             makes spikes without end (a grid bounds them to one in a bin).
@@ -109,6 +117,8 @@ class EventPropLIF(WeightedLayer):
         solver: Solver = "grid",
         dt: float = 1e-3,
         grazing_guard: float = 0.05,
+        gradient: Gradient = "exact",
+        threshold_noise: float = 1.0,
         max_rate: float = 2000.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -120,7 +130,8 @@ class EventPropLIF(WeightedLayer):
             learn={
                 "tau_mem": learn_tau_mem, "tau_syn": learn_tau_syn, "threshold": learn_threshold,
             },
-            dt=dt, grazing_guard=grazing_guard, device=device, dtype=dtype,
+            dt=dt, grazing_guard=grazing_guard, gradient=gradient,
+            threshold_noise=threshold_noise, device=device, dtype=dtype,
         )  # fmt: skip
         if solver not in SOLVERS:
             raise ValueError(f"solver must be one of {SOLVERS}, got {solver!r}")
@@ -128,6 +139,8 @@ class EventPropLIF(WeightedLayer):
             raise ValueError(
                 f'max_delay={max_delay!r} needs solver="grid": the exact solver has no delays'
             )
+        if gradient != "exact" and solver == "exact":
+            raise ValueError(f'gradient={gradient!r} needs solver="grid"')
         self.solver = solver
         self.max_rate = positive("max_rate", max_rate, "number of spikes per second")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..ops import grid
 from ..ops.checks import check_backend
-from ._population import SpikingPopulation, check_sizes
+from ._population import Gradient, SpikingPopulation, check_sizes
 
 
 class EventPropNeuron(SpikingPopulation):
@@ -23,7 +23,7 @@ class EventPropNeuron(SpikingPopulation):
             Neurons are numbered over the trailing dimensions, flattened. None: any number of
             neurons, all of which share one time constant and threshold, given or learned.
         tau_mem, tau_syn, threshold, learn_tau_mem, learn_tau_syn, learn_threshold, dt,
-        grazing_guard, device, dtype: as in ``EventPropLIF``.
+        grazing_guard, gradient, threshold_noise, device, dtype: as in ``EventPropLIF``.
 
     Shapes:
         currents ``[T, B, ...]`` -> spikes ``[T, B, ...]``.
@@ -45,6 +45,8 @@ class EventPropNeuron(SpikingPopulation):
         learn_threshold: bool = False,
         dt: float = 1e-3,
         grazing_guard: float = 0.05,
+        gradient: Gradient = "exact",
+        threshold_noise: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -55,7 +57,8 @@ class EventPropNeuron(SpikingPopulation):
             learn={
                 "tau_mem": learn_tau_mem, "tau_syn": learn_tau_syn, "threshold": learn_threshold,
             },
-            dt=dt, grazing_guard=grazing_guard, device=device, dtype=dtype,
+            dt=dt, grazing_guard=grazing_guard, gradient=gradient,
+            threshold_noise=threshold_noise, device=device, dtype=dtype,
         )  # fmt: skip
         self.features = features
 

@@ -11,7 +11,7 @@ from ..events import SpikeEvents
 from ..ops import grid
 from ..ops.bin_times import num_bins
 from . import closed_form
-from ._inputs import check_raster, check_units, events_on_grid, wanted
+from ._inputs import check_raster, check_units, events_on_grid, raster_of_peaks, wanted
 from ._population import Population, check_sizes
 
 
@@ -74,6 +74,7 @@ class EventPropLI(Population):
             check_units(self, input)
             steps = num_bins(input.duration, self.dt)
             events, stamps = events_on_grid(input, self.dt, steps, self.weight.dtype)
+            raster = raster_of_peaks(input, self.dt, steps)
         else:
             check_raster(self, input)
             steps = input.shape[0]

@@ -22,6 +22,7 @@ Functions, which ``snn_eventprop.neurons.lif`` documents, for the grid solver:
     tested, may_spike, kept_of_spike                the spike
     reset_at_spike, reset_before_flow, reset_after_flow, is_later
     grid_jump, jump_before_first_bin                its adjoint
+    kept_of_peak, grid_peak                         peaks that nearly spike (hybrid gradient)
 
 Functions are plain Python on scalars, without arrays. Backends compile them
 (``snn_eventprop.backends.binding``); the reference runs them.

@@ -21,6 +21,7 @@ neurons, NeurIPS (2018); the adjoint follows Wunderlich and Pehle (2021).
 from __future__ import annotations
 
 from .lif import NONE, SUBTRACT, ZERO, crossing_slope, guard, jump
+from .threshold_noise import density
 
 NAME = "alif"
 STATE = ("current", "voltage", "adaptation")
@@ -113,6 +114,23 @@ def grid_jump(after, following, change, kept, floor, constants, rule):
         (before, alpha + beta * of_threshold), (of_threshold, adaptation * of_threshold), acted,
         abs(moved),
     )  # fmt: skip
+
+
+def kept_of_peak(state, constants):
+    """V - theta - beta A, and A."""
+    voltage, threshold = tested(state, constants)
+    return voltage - threshold, state[1]
+
+
+def grid_peak(after, following, value, kept, width, constants, rule):
+    """As in ``lif``; gradients of theta and beta."""
+    theta, beta, v_reset = constants[4], constants[5], constants[6]
+    a, alpha, adaptation = after[0], after[1], kept[1]
+    value = value + alpha  # A would rise by 1
+    if rule != NONE:
+        value = value - (theta + beta * adaptation - v_reset) * a
+    moved = density(kept[0], width) * value
+    return (a + moved, alpha - beta * moved), (-moved, -adaptation * moved)
 
 
 def jump_before_first_bin(adjoint, change, slope0, floor, constants, rule):

@@ -39,6 +39,7 @@ from __future__ import annotations
 import math
 
 from .exponentials import coefficients
+from .threshold_noise import density
 
 NAME = "lif"
 STATE = ("current", "voltage")
@@ -211,6 +212,38 @@ def grid_jump(after, following, change, kept, floor, constants, rule):
     before = jump(a, steep, change)
     moved = before - a
     return (before,), (-felt - moved,), acted, abs(moved)
+
+
+def kept_of_peak(state, constants):
+    """What the backward pass needs to know of a peak below the threshold: its distance, V - theta.
+
+    As many numbers as ``KEPT`` has.
+    """
+    voltage, threshold = tested(state, constants)
+    return (voltage - threshold,)
+
+
+def grid_peak(after, following, value, kept, width, constants, rule):
+    """The adjoint before a peak that nearly spikes, from the one after it: the hybrid gradient.
+
+    A spike there would change the loss by S, to first order: through its receivers, and through
+    the reset. With a threshold noise of density h the expected loss changes with the height of the
+    peak by h(V - theta) S. That the peak also moves in time adds nothing: V' = 0 there.
+
+    Args:
+        after, following: as in ``grid_jump``.
+        value: what a spike in bin k adds to the loss, through everything but the neuron's reset.
+        kept: of the peak.   width: of the noise.
+
+    Returns:
+        a of bin k before the peak; dL/d(threshold).
+    """
+    threshold, v_reset = constants[3], constants[4]
+    if rule != NONE:
+        a = following[0] if is_later(rule) else after[0]
+        value = value - (threshold - v_reset) * a
+    moved = density(kept[0], width) * value
+    return (after[0] + moved,), (-moved,)
 
 
 def jump_before_first_bin(adjoint, change, slope0, floor, constants, rule):

@@ -14,6 +14,7 @@ Over 400 lines: one operator's schema, shapes and autograd name the same tensors
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple, Optional
 
 import torch
@@ -31,7 +32,7 @@ from .checks import (
     transformed,
 )
 from .packing import absent, present
-from .rasters import raster_events, raster_of, raster_worth_change
+from .rasters import raster_events, raster_of, raster_of_peaks, raster_worth_change
 
 __all__ = [
     "BAD_DATA",
@@ -51,6 +52,7 @@ __all__ = [
     "no_events",
     "present",
     "raster_of",
+    "raster_of_peaks",
     "raster_worth_change",
     "to_raster",
     "transformed",
@@ -92,6 +94,7 @@ class Population(NamedTuple):
     constants: Tensor  # [P, H]
     floor: Tensor  # [H] smallest slope per bin used in the jump (grazing guard); 0 switches it off
     reset: str = "subtract"  # one of the neuron's ``RESETS``
+    width: Optional[Tensor] = None  # [H] of the threshold noise of the hybrid gradient
 
 
 class State(NamedTuple):
@@ -102,8 +105,21 @@ class State(NamedTuple):
     slopes: Optional[Tensor] = None  # [B, H] of those spikes
 
 
+class Peaks(NamedTuple):
+    """Peaks of V that nearly spike."""
+
+    values: Tensor  # [S3] zeros, differentiable: what a spike there would add to the loss
+    bins: Tensor  # [S3] int32
+    units: Tensor  # [S3] int64
+    offsets: Tensor  # [B + 1] int64
+
+
 class GridSpikes(NamedTuple):
-    """What ``grid_lif`` returns. S2 is the number of spikes of the batch."""
+    """What ``grid_lif`` returns.
+
+    S2 is the number of spikes of the batch, S3 that of peaks of V that nearly spike: those below
+    the threshold by less than the width of its noise. Without a noise there are none.
+    """
 
     stamps: Tensor  # [S2] float bin index, differentiable
     marks: Tensor  # [S2] ones, differentiable
@@ -113,6 +129,19 @@ class GridSpikes(NamedTuple):
     offsets: Tensor  # [B + 1] int64
     last: Tensor  # [S, B, H] state after the last bin, I before it is scaled by s
     trace: Tensor  # [T, B, H] V of every bin, or empty
+    states: Tensor  # for the backward pass
+    peak_values: Tensor  # as in ``Peaks``
+    peak_bins: Tensor
+    peak_units: Tensor
+    peak_kept: Tensor  # [K, S3]
+    peak_offsets: Tensor
+
+    @property
+    def peaks(self) -> Optional[Peaks]:
+        """Peaks that nearly spike; None for a layer without threshold noise."""
+        if not present(self.peak_offsets):
+            return None
+        return Peaks(self.peak_values, self.peak_bins, self.peak_units, self.peak_offsets)
 
     @property
     def slopes(self) -> Tensor:
@@ -130,6 +159,15 @@ class GridSpikes(NamedTuple):
         return self.last[1]
 
 
+def no_peaks(kind: ModuleType, like: Tensor) -> tuple[Tensor, ...]:
+    """Fields of ``GridSpikes`` from ``peak_values`` on, of a layer without threshold noise."""
+    integers = torch.empty(0, dtype=torch.int64, device=like.device)
+    return (
+        like.new_empty(0), integers.int(), integers, like.new_empty((len(kind.KEPT), 0)),
+        integers.clone(),
+    )  # fmt: skip
+
+
 def delays_given(synapses: Sequence[Tensor]) -> bool:
     return present(synapses[2]) or present(synapses[3])
 
@@ -141,6 +179,7 @@ def grid_forward(
     synapses: Sequence[Tensor],
     constants: Tensor,
     floor: Tensor,
+    width: Tensor,
     start: Sequence[Tensor],
     probe: Tensor,
     neuron: str,
@@ -148,13 +187,16 @@ def grid_forward(
     reset: int,
     record: bool,
     keep_states: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Fields of ``GridSpikes``, and states for the replay.
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+    Tensor, Tensor,
+]:
+    """Fields of ``GridSpikes``.
 
     Args:
         events: fields of ``Events``.   drive: of ``Drive``.
         synapses: weight [N, H], recurrent [pre, post], and the fields of ``Delays``.
-        constants, floor: of ``Population``.   start: fields of ``State``.
+        constants, floor, width: of ``Population``.   start: fields of ``State``.
         probe: [2]; its gradient is the number of guarded slopes and the largest jump.
         reset: code of the neuron's rule.
         record: return the trace.   keep_states: for gradients of flow constants.
@@ -164,7 +206,7 @@ def grid_forward(
 
 @grid_forward.register_fake
 def _(
-    events, drive, synapses, constants, floor, start, probe, neuron, steps, reset, record,
+    events, drive, synapses, constants, floor, width, start, probe, neuron, steps, reset, record,
     keep_states,
 ):  # fmt: skip
     batch, size = events[3].shape[0] - 1, constants.shape[1]
@@ -178,6 +220,16 @@ def _(
         new((variables, batch, size)),
         new((steps, batch, size) if record else (0, 0, 0)),
         new((batch, segments, variables, size) if keep_states else (0, 0, 0, 0)),
+        *(_fake_peaks(kind, constants, batch) if present(width) else no_peaks(kind, constants)),
+    )  # fmt: skip
+
+
+def _fake_peaks(kind: ModuleType, like: Tensor, batch: int) -> tuple[Tensor, ...]:
+    peaks = torch.library.get_ctx().new_dynamic_size()
+    new = like.new_empty
+    return (
+        new(peaks), new(peaks, dtype=torch.int32), new(peaks, dtype=torch.int64),
+        new((len(kind.KEPT), peaks)), new(batch + 1, dtype=torch.int64),
     )  # fmt: skip
 
 
@@ -188,9 +240,11 @@ def grid_backward(
     synapses: Sequence[Tensor],
     constants: Tensor,
     floor: Tensor,
+    width: Tensor,
     start: Sequence[Tensor],
     spikes: Sequence[Tensor],
     states: Tensor,
+    peaks: Sequence[Tensor],
     upstream: Sequence[Tensor],
     neuron: str,
     steps: int,
@@ -204,8 +258,8 @@ def grid_backward(
     [S, B, H]; of spikes before the first bin [B, H]; and the probe's.
 
     Args:
-        start: spikes and slopes of ``State``.   spikes: bins, units, kept, offsets.
-        upstream: gradients of stamps, marks, last state, and of the trace or absent.
+        start: spikes and slopes of ``State``.   spikes, peaks: bins, units, kept, offsets.
+        upstream: gradients of stamps, marks, last state, of the trace or absent, of peak values.
         want: whether gradients of weights, event values, stamps, input current are wanted.
     """
     raise NotImplementedError
@@ -213,8 +267,8 @@ def grid_backward(
 
 @grid_backward.register_fake
 def _(
-    events, input_current, synapses, constants, floor, start, spikes, states, upstream, neuron,
-    steps, reset, want,
+    events, input_current, synapses, constants, floor, width, start, spikes, states, peaks,
+    upstream, neuron, steps, reset, want,
 ):  # fmt: skip
     weight, recurrent, delay, recurrent_delay = synapses
     want_weight, want_values, want_changes, want_current = want
@@ -269,6 +323,7 @@ class _Saved(NamedTuple):
     recurrent_delay: Tensor
     constants: Tensor
     floor: Tensor
+    width: Tensor
     spikes0: Tensor
     slopes0: Tensor
     out_bins: Tensor
@@ -276,28 +331,34 @@ class _Saved(NamedTuple):
     kept: Tensor
     out_offsets: Tensor
     states: Tensor
+    peak_bins: Tensor
+    peak_units: Tensor
+    peak_kept: Tensor
+    peak_offsets: Tensor
 
 
 def _setup_context(ctx, inputs, output) -> None:
     (
-        events, drive, synapses, constants, floor, start, _, ctx.neuron, ctx.steps, ctx.reset,
-        ctx.record, keep_states,
+        events, drive, synapses, constants, floor, width, start, _, ctx.neuron, ctx.steps,
+        ctx.reset, ctx.record, keep_states,
     ) = inputs  # fmt: skip
-    _, _, out_bins, out_units, kept, out_offsets, _, _, states = output
-    ctx.mark_non_differentiable(out_bins, out_units, kept, out_offsets, states)
+    _, _, *of_spikes, _, _, states, _, peak_bins, peak_units, peak_kept, peak_offsets = output
+    of_peaks = (peak_bins, peak_units, peak_kept, peak_offsets)
+    ctx.mark_non_differentiable(*of_spikes, states, *of_peaks)
     ctx.set_materialize_grads(False)  # zeros for ten outputs, of which most losses read one
     current = drive[2] if keep_states else absent(constants)  # for the replay alone
     ctx.save_for_backward(*_Saved._make((
-        *events, current, *synapses, constants, floor, *start[1:], out_bins, out_units, kept,
-        out_offsets, states,
+        *events, current, *synapses, constants, floor, width, *start[1:], *of_spikes, states,
+        *of_peaks,
     )))  # fmt: skip
 
 
 def _autograd_backward(
-    ctx, grad_stamps, grad_marks, _bins, _units, _kept, _offsets, grad_last, grad_trace, _states
+    ctx, grad_stamps, grad_marks, _bins, _units, _kept, _offsets, grad_last, grad_trace, _states,
+    grad_peaks, *_of_peaks,
 ):
     saved = _Saved(*ctx.saved_tensors)
-    _, want_drive, want_synapses, want_constants, _, want_start, want_probe, *_ = (
+    _, want_drive, want_synapses, want_constants, _, _, want_start, want_probe, *_ = (
         ctx.needs_input_grad
     )
     want_raster, want_stamps, want_current = want_drive
@@ -308,6 +369,7 @@ def _autograd_backward(
         or_zeros(grad_stamps, spikes, spikes.shape), or_zeros(grad_marks, spikes, spikes.shape),
         or_zeros(grad_last, constants, last),
         grad_trace if ctx.record and grad_trace is not None else absent(constants),
+        or_zeros(grad_peaks, spikes, saved.peak_bins.shape),
     ]  # fmt: skip
     want_values = ctx.needs_input_grad[0][2]
     (
@@ -315,8 +377,9 @@ def _autograd_backward(
         grad_current, grad_values, grad_changes, grad_start, grad_spikes0, jumps,
     ) = grid_backward(
         list(saved[:4]), saved.input_current, list(saved[5:9]), constants, saved.floor,
-        [saved.spikes0, saved.slopes0],
-        [saved.out_bins, saved.out_units, saved.kept, saved.out_offsets], saved.states, upstream,
+        saved.width, [saved.spikes0, saved.slopes0],
+        [saved.out_bins, saved.out_units, saved.kept, saved.out_offsets], saved.states,
+        [saved.peak_bins, saved.peak_units, saved.peak_kept, saved.peak_offsets], upstream,
         ctx.neuron, ctx.steps, ctx.reset,
         [want_synapses[0], want_values, want_stamps, want_current or want_raster],
     )  # fmt: skip
@@ -336,7 +399,7 @@ def _autograd_backward(
         [of_raster, grad_changes if want_stamps else None, grad_current if want_current else None],
         [grad if wanted else None for grad, wanted in zip(by_synapse, want_synapses, strict=True)],
         grad_constants if want_constants else None,
-        None,
+        None, None,
         [
             grad_start if want_start[0] else None, grad_spikes0 if want_start[1] else None, None,
         ],
@@ -355,7 +418,12 @@ def to_raster(spikes: GridSpikes, steps: int, size: int, *, hold: bool) -> Tenso
     by one bin changes the loss by G[k + 1] - G[k]. Beyond the last bin G is 0, or with ``hold``
     its last value, so that a spike in the last bin does not feel the end of the recording.
     """
-    return raster_of(spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold)
+    raster = raster_of(
+        spikes.stamps, spikes.bins, spikes.units, spikes.offsets, steps, size, hold
+    )
+    if spikes.peaks is None:
+        return raster
+    return raster + raster_of_peaks(*spikes.peaks, steps, size)
 
 
 def dense_events(raster: Tensor, dtype: torch.dtype) -> Events:
@@ -409,9 +477,10 @@ def grid_lif(
     differentiable = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in given
     )
-    *spikes, _ = grid_forward(
+    spikes = grid_forward(
         list(events), all_of(*drive), all_of(weight, recurrent, *delays), constants,
-        population.floor, all_of(*start),
+        population.floor, nothing if population.width is None else population.width,
+        all_of(*start),
         probe if probe is not None and differentiable else nothing,
         population.neuron, steps, kind.RESETS[population.reset], record,
         constants.requires_grad and torch.is_grad_enabled(),

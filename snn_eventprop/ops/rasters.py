@@ -82,3 +82,41 @@ def _raster_backward(ctx, grad):
 raster_of.register_autograd(_raster_backward, setup_context=_raster_setup)
 
 
+
+
+@operator("snn_eventprop::peaks_raster")
+def raster_of_peaks(
+    values: Tensor, bins: Tensor, units: Tensor, offsets: Tensor, steps: int, size: int
+) -> Tensor:
+    """Zeros ``[T, B, H]``, of which only the gradient is kept: that of the bins of peaks."""
+    return values.new_zeros(1).expand(steps, offsets.numel() - 1, size)
+
+
+@raster_of_peaks.register_fake
+def _(values, bins, units, offsets, steps, size):
+    return values.new_zeros(1).expand(steps, offsets.shape[0] - 1, size)
+
+
+@operator("snn_eventprop::at_peaks")
+def at_peaks(grad: Tensor, bins: Tensor, units: Tensor, offsets: Tensor) -> Tensor:
+    """Entries ``[S3]`` of ``grad`` [T, B, H]."""
+    return grad[bins.long(), sample_of_each(offsets, bins.numel()), units]
+
+
+@at_peaks.register_fake
+def _(grad, bins, units, offsets):
+    return grad.new_empty(bins.shape)
+
+
+at_peaks.register_autograd(no_second_derivative)
+
+
+def _peaks_setup(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[1:4])
+
+
+def _peaks_backward(ctx, grad):
+    return at_peaks(grad, *ctx.saved_tensors), None, None, None, None, None
+
+
+raster_of_peaks.register_autograd(_peaks_backward, setup_context=_peaks_setup)

@@ -17,8 +17,12 @@ def close(ours, theirs, tolerance=1e-10):
     np.testing.assert_allclose(ours / scale, theirs / scale, rtol=tolerance, atol=tolerance)
 
 
-def assert_equal_to_reference(reset, recurrent, delays, size, steps):
-    """Spikes, trace and every gradient of a random layer and input."""
+def assert_equal_to_reference(reset, recurrent, delays, size, steps, width=None):
+    """Spikes, trace and every gradient of a random layer and input.
+
+    Args:
+        width: of the threshold noise; None: exact gradients.
+    """
     rng = np.random.default_rng(size)
     inputs, batch, density = 6, 2, 0.15 if steps < 100 else 0.02
 
@@ -30,8 +34,9 @@ def assert_equal_to_reference(reset, recurrent, delays, size, steps):
         "r": decay(20e-3, 200e-3), "threshold": rng.uniform(0.6, 1.2, size),
         "beta": rng.uniform(-0.05, 0.5, size), "v_reset": rng.uniform(-0.2, 0.2, size),
     }  # fmt: skip
+    noise = None if width is None else np.full(size, width)
     layer = reference.GridLayer(
-        rng.normal(1.5, 3.0, (inputs, size)), constants, reset=reset, neuron=alif,
+        rng.normal(1.5, 3.0, (inputs, size)), constants, reset=reset, neuron=alif, width=noise,
         recurrent=rng.normal(0, 3 / size**0.5, (size, size)) if recurrent else None,
         delay=rng.uniform(0, delays, (inputs, size)) if delays else None,
         recurrent_delay=rng.uniform(0, delays, (size, size)) if delays and recurrent else None,
@@ -47,7 +52,11 @@ def assert_equal_to_reference(reset, recurrent, delays, size, steps):
     floor = np.full(size, 0.02)
     spikes = op.grid_lif(
         op.dense_events(raster, torch.float64), steps, weight,
-        op.Population("alif", rows, torch.tensor(floor), reset), recurrent=back,
+        op.Population(
+            "alif", rows, torch.tensor(floor), reset,
+            None if noise is None else torch.tensor(noise),
+        ),
+        recurrent=back,
         drive=op.Drive(raster=raster), delays=op.Delays(delay, back_delay),
         start=op.State(start), record=True,
     )  # fmt: skip
@@ -66,6 +75,8 @@ def assert_equal_to_reference(reset, recurrent, delays, size, steps):
         for b in range(batch)
     ]
     assert sum(run.spikes.sum() for run in runs) > 10
+    if width is not None:
+        assert sum(run.peaks.sum() for run in runs) == spikes.peak_bins.numel() > 10
     np.testing.assert_array_equal(fired.detach(), np.stack([run.spikes for run in runs], 1))
     close(spikes.trace.detach().numpy(), np.stack([run.trace for run in runs], 1))
     close(weight.grad.numpy(), sum(g.weight for g in grads))

@@ -18,6 +18,7 @@ class Neurons(NamedTuple):
     powers: np.ndarray  # [32, flow constants, H]: of 2^j bins
     gain: np.ndarray  # [H] bound on the response; infinite: bins must not be skipped
     floor: np.ndarray  # [H] smallest slope per bin in the jump
+    width: np.ndarray  # [H] of the threshold noise of the hybrid gradient, or absent
     reset: int  # code of the neuron's ``RESETS``
 
 
@@ -29,6 +30,16 @@ class ForwardWork(NamedTuple):
     marks: np.ndarray  # bits, one for each neuron
     senders: np.ndarray  # units that spiked in the bin before
     fired: np.ndarray  # and in this one
+    peaks: Any  # ``PeakWork``
+
+
+class PeakWork(NamedTuple):
+    """Memory of one thread that finds peaks of the membrane; of size 0 where none are wanted."""
+
+    rise: np.ndarray  # [H] of V - threshold in the flow of the bin before; of spikes -1
+    entering: np.ndarray  # [S - 1, H] state after the bin before
+    marks: np.ndarray  # bits, one for each neuron
+    found: np.ndarray  # units that have a peak
 
 
 class BackwardWork(NamedTuple):

@@ -253,6 +253,15 @@ def change_at_receivers(synapse, out, spikes, lo, hi, k, beta, row):
 
 
 @inlined
+def value_at_receivers(synapse, out, peaks, lo, hi, k, beta, row):
+    for e in range(lo, hi):
+        n = peaks.units[e]
+        out[e - lo], _ = _sums(
+            beta, row + 1, synapse.recurrent_rows[n], synapse.recurrent_delay_rows[n]
+        )
+
+
+@inlined
 def remember(synapse, k, beta, row):
     if synapse.recurrent_delay.size > 0:
         change = synapse.changes[_index(k) & _index(synapse.changes.shape[0] - 1)]

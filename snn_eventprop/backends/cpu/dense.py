@@ -93,6 +93,17 @@ def change_at_receivers(synapse, out, spikes, lo, hi, k, beta, row):
 
 
 @inlined
+def value_at_receivers(synapse, out, peaks, lo, hi, k, beta, row):
+    """What a spike at each peak lo..hi, all of bin k, would add to the loss at its receivers.
+
+    Args:
+        out: [hi - lo] or more, written.   beta: row ``row`` is bin k.
+    """
+    size = synapse.change.shape[0]
+    dot_rows(synapse.recurrent_rows, peaks.units[lo:], 0, hi - lo, beta[row + 1, :size], out)
+
+
+@inlined
 def remember(synapse, k, beta, row):
     """Keep of bin k what earlier spikes will need."""
 

@@ -15,11 +15,12 @@ from ...neurons import neuron
 from ...ops import grid as op
 from ..arrays import Events, Gradients, Outputs, Spikes, Start, Upstream
 from . import delayed, dense
-from .arrays import BackwardWork, ForwardWork, Neurons
+from .arrays import BackwardWork, ForwardWork, Neurons, PeakWork
 from .collect_spikes import collect
 from .compile import PAD, grown
 from .grid_backward import backward_kernel
-from .grid_forward import SEGMENT, forward_kernel, powers_kernel
+from .grid_forward import forward_kernel, powers_kernel
+from .grid_passes import SEGMENT
 from .lanes import WIDE, words
 from .memory import Workspace, cache_aligned
 from .threads import over_samples, share_cores
@@ -37,8 +38,9 @@ def _in_shape(tensor: Tensor, ndim: int, dtype: torch.dtype) -> np.ndarray:
     return _array(tensor.to(dtype))
 
 
-def _neurons(kind: ModuleType, constants: Tensor, floor: Tensor, reset: int, learned: bool):
-    """The population, and whether the response to input is bounded."""
+def _neurons(
+    kind: ModuleType, constants: Tensor, floor: Tensor, width: Tensor, reset: int, learned: bool
+) -> Neurons:
     rows = torch.cat([constants.detach(), torch.ones_like(constants[:1])]).contiguous()
     gain = largest_response(*rows[:3])
     array = rows.numpy()
@@ -49,7 +51,7 @@ def _neurons(kind: ModuleType, constants: Tensor, floor: Tensor, reset: int, lea
     # step of the optimiser, and kernels would be compiled again in the middle of training.
     if not learned and array.shape[1] and (array == array[:, :1]).all():
         blocks = tuple(array[:, 0])
-    return Neurons(array, blocks, powers, _array(gain), _array(floor), reset)
+    return Neurons(array, blocks, powers, _array(gain), _array(floor), _array(width), reset)
 
 
 def _check_delays(name: str, delay: Tensor) -> np.ndarray:
@@ -108,11 +110,51 @@ def _events(events: Sequence[Tensor], dtype: torch.dtype) -> Events:
     return Events(_array(bins), _array(units), _array(values.to(dtype)), _array(offsets))
 
 
-def _forward_work(kind: ModuleType, size: int, dtype: np.dtype) -> ForwardWork:
-    marks = np.empty(words(size), np.uint64)
-    units = np.empty((2, WIDE * (len(marks) + 1)), np.int64)
+def _forward_work(kind: ModuleType, size: int, dtype: np.dtype, looks: bool) -> ForwardWork:
+    marks = np.empty((2, words(size)), np.uint64)
+    units = np.empty((3, WIDE * (words(size) + 1)), np.int64)
     state = cache_aligned(len(kind.STATE) + 1, size, dtype)
-    return ForwardWork(state[:-1], state[-1], marks, *units)
+    rise = np.empty(size if looks else 0, dtype)
+    entering = np.empty((len(kind.STATE) - 1, size if looks else 0), dtype)
+    peaks = PeakWork(rise, entering, marks[1], units[2])
+    return ForwardWork(state[:-1], state[-1], marks[0], units[0], units[1], peaks)
+
+
+# Bins, units and what is kept of spikes or peaks; how many in each sample; how many together.
+Found = tuple[list[np.ndarray], np.ndarray, int]
+
+
+def _found(kind: ModuleType, room: int, dtype: np.dtype) -> list[np.ndarray]:
+    """Memory for bins, units, and what is kept of so many spikes or peaks."""
+    return [
+        np.empty(room, np.int32), np.empty(room, np.int64), np.empty((len(kind.KEPT), room), dtype)
+    ]  # fmt: skip
+
+
+def _joined(
+    kind: ModuleType, batch: int, parts: Sequence[Found], dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Stamps, marks, bins, units, kept, offsets of what was found in ranges of samples.
+
+    Args:
+        parts: of each range.
+    """
+    offsets = torch.zeros(batch + 1, dtype=torch.int64)
+    np.cumsum(np.concatenate([[0], *(part[1] for part in parts)]), out=offsets.numpy())
+    count = int(offsets[-1])
+    stamps = torch.empty(count, dtype=dtype)
+    marks, kept = torch.empty_like(stamps), stamps.new_empty(len(kind.KEPT), count)
+    bins = torch.empty(count, dtype=torch.int32)
+    units = torch.empty(count, dtype=torch.int64)
+    whole = [out.numpy() for out in (bins, units, kept, stamps, marks)]
+    starts = np.cumsum([0, *(part[2] for part in parts)])
+
+    def put(lo: int, hi: int) -> None:
+        for part, first in zip(parts[lo:hi], starts[lo:hi], strict=True):
+            collect(first, part[2], *part[0], *whole)
+
+    over_samples(put, np.diff(starts))
+    return stamps, marks, bins, units, kept, offsets
 
 
 @op.grid_forward.register_kernel("cpu")
@@ -122,6 +164,7 @@ def forward(
     synapses: Sequence[Tensor],
     constants: Tensor,
     floor: Tensor,
+    width: Tensor,
     start: Sequence[Tensor],
     probe: Tensor,
     neuron_name: str,
@@ -149,8 +192,9 @@ def forward(
         state0 = torch.zeros_like(last)
     work = Workspace()
     layer = _synapses(synapses, values, steps, work, backward=False)
-    population = _neurons(kind, constants, floor, reset, keep_states)
-    run = forward_kernel(kind, layer.module)
+    population = _neurons(kind, constants, floor, width, reset, keep_states)
+    looks = op.present(width)
+    run = forward_kernel(kind, layer.module, looks)
     arguments = (
         steps, _events(events, dtype), _in_shape(drive[2], 3, dtype),
     )  # fmt: skip
@@ -161,45 +205,38 @@ def forward(
     counted, array_type = offsets.diff().numpy(), population.constants.dtype
     nothing = np.empty((0, 0), array_type)
 
-    def samples(lo: int, hi: int) -> tuple[np.ndarray, ...]:
+    def samples(lo: int, hi: int) -> tuple[Found, Found]:
         # Room that is not used is never touched, and a sample that finds too little starts again.
         room = 1024 + min(32, steps) * size * (hi - lo)
-        found = [
-            np.empty(room, np.int32), np.empty(room, np.int64),
-            np.empty((len(kind.KEPT), room), array_type),
-        ]  # fmt: skip
+        found = _found(kind, room, array_type)
+        peaks = _found(kind, 2 * room + size if looks else 0, array_type)
         counts = np.zeros(batch + 1, np.int64)
+        count_peaks = np.zeros(batch + 1 if looks else 0, np.int64)
         own = layer.make(int(counted[lo:hi].max(initial=0)), [nothing, nothing])
-        memory = _forward_work(kind, size, array_type)
-        b, total = lo, 0
+        memory = _forward_work(kind, size, array_type, looks)
+        b, total, total_peaks = lo, 0, 0
         while True:
-            b, total = run(
-                b, hi, total, *arguments, own, population, before, outputs,
-                Spikes._make((*found, counts)), memory,
+            b, total, total_peaks = run(
+                b, hi, total, total_peaks, *arguments, own, population, before, outputs,
+                Spikes._make((*found, counts)), Spikes._make((*peaks, count_peaks)), memory,
             )  # fmt: skip
             if b == hi:
-                return *found, counts[lo:hi], total
+                return (
+                    (found, counts[lo:hi], total), (peaks, count_peaks[lo:hi], total_peaks)
+                )
             found = [grown(array, total, axis=-1) for array in found]
+            peaks = [grown(array, total_peaks, axis=-1) for array in peaks]
 
     share_cores()
     parts = over_samples(samples, counted + steps, per_thread=4)
     work.give_back()
-    out_offsets = torch.zeros(batch + 1, dtype=torch.int64)
-    np.cumsum(np.concatenate([[0], *(part[3] for part in parts)]), out=out_offsets.numpy())
-    spikes = int(out_offsets[-1])
-    stamps = torch.empty(spikes, dtype=dtype)
-    marks, kept = torch.empty_like(stamps), stamps.new_empty(len(kind.KEPT), spikes)
-    out_bins = torch.empty(spikes, dtype=torch.int32)
-    out_units = torch.empty(spikes, dtype=torch.int64)
-    whole = [out.numpy() for out in (out_bins, out_units, kept, stamps, marks)]
-    starts = np.cumsum([0, *(part[4] for part in parts)])
-
-    def put(lo: int, hi: int) -> None:
-        for part, first in zip(parts[lo:hi], starts[lo:hi], strict=True):
-            collect(first, part[4], *part[:3], *whole)
-
-    over_samples(put, np.diff(starts))
-    return stamps, marks, out_bins, out_units, kept, out_offsets, last, trace, states
+    spikes = _joined(kind, batch, [part[0] for part in parts], dtype)
+    if looks:
+        _, values, *of_peaks = _joined(kind, batch, [part[1] for part in parts], dtype)
+        peaks = (values.zero_(), *of_peaks)
+    else:
+        peaks = op.no_peaks(kind, constants)
+    return *spikes, last, trace, states, *peaks
 
 
 @op.grid_backward.register_kernel("cpu")
@@ -209,9 +246,11 @@ def backward(
     synapses: Sequence[Tensor],
     constants: Tensor,
     floor: Tensor,
+    width: Tensor,
     start: Sequence[Tensor],
     spikes: Sequence[Tensor],
     states: Tensor,
+    peaks: Sequence[Tensor],
     upstream: Sequence[Tensor],
     neuron_name: str,
     steps: int,
@@ -232,19 +271,21 @@ def backward(
     learned = states.numel() > 0
     work = Workspace()
     layer = _synapses(synapses, values, steps, work, backward=True)
-    population = _neurons(kind, constants, floor, reset, learned)
+    population = _neurons(kind, constants, floor, width, reset, learned)
     array_type = population.constants.dtype
-    run = backward_kernel(kind, layer.module, learned, op.present(start[0]))
+    looks = op.present(width)
+    run = backward_kernel(kind, layer.module, learned, op.present(start[0]), looks)
     out_offsets = spikes[3]
     of_events, of_spikes = _events(events, dtype), Spikes(*map(_array, spikes))
+    of_peaks = Spikes(*map(_array, peaks))
     current = _in_shape(input_current, 3, dtype)
     before = Start(
         np.empty((0, 0, 0), array_type), *(_in_shape(tensor, 2, dtype) for tensor in start)
     )
-    changes, marks, last, trace = upstream
+    changes, marks, last, trace, values = upstream
     from_loss = Upstream(
         _array(changes.to(dtype)), _array(marks.to(dtype)), _array(last.to(dtype)),
-        _in_shape(trace, 3, dtype),
+        _in_shape(trace, 3, dtype), _array(values.to(dtype)),
     )  # fmt: skip
     is_dense = layer.module is dense
     rows = (
@@ -273,11 +314,11 @@ def backward(
             np.empty(size if op.present(recurrent) else 0, array_type),
             np.empty((replayed, size), array_type),
             np.empty((replayed, variables - 1, size), array_type),
-            _forward_work(kind, size, array_type),
+            _forward_work(kind, size, array_type, looks=False),
         )
         guarded, largest = run(
             lo, hi, steps, of_events, current, own, population, before, states.numpy(), of_spikes,
-            from_loss, into, memory,
+            of_peaks, from_loss, into, memory,
         )  # fmt: skip
         return own, of_constants, guarded, float(largest)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .blocks import dot
 from .compile import copy, index, inlined, kernel_of
-from .grid_forward import SEGMENT, replay_pass
+from .grid_passes import SEGMENT, replay_pass
 from .lanes import each_block, load, load_row, store_row
 from .neuron_code import neuron_code
 
@@ -110,16 +110,20 @@ def backward_passes(neuron: ModuleType):
 
 
 @functools.cache
-def backward_kernel(neuron: ModuleType, synapse: ModuleType, replays: bool, continues: bool):
+def backward_kernel(
+    neuron: ModuleType, synapse: ModuleType, replays: bool, continues: bool, looks: bool
+):
     """``backward_samples`` of layers of such neurons behind such synapses.
 
     Args:
         replays: gradients of flow constants are wanted, for which the states come again.
         continues: there are spikes before the first bin.
+        looks: there are peaks that nearly spike.
     """
     code = neuron_code(neuron)
     constants_of, adjoint_of, put_adjoint = code.constants_of, code.adjoint_of, code.put_adjoint
     adjoint_flow, grid_jump, kept_of = code.adjoint_flow, code.grid_jump, code.kept_of
+    grid_peak, value_at_receivers = code.grid_peak, synapse.value_at_receivers
     jump_before_first_bin = code.jump_before_first_bin
     add_spike = code.add_spike
     first_of_spike = len(neuron.FLOW_CONSTANTS)
@@ -157,10 +161,36 @@ def backward_kernel(neuron: ModuleType, synapse: ModuleType, replays: bool, cont
             gradients.constants[first_of_spike, n] += of_threshold
         return guarded
 
-    @kernel_of(neuron, synapse, replays, continues)
+    @inlined
+    def pass_peaks(peak, first_peak, k, row, peaks, values, synapse, neurons, adjoints, gradients,
+                   beta, received):  # fmt: skip
+        """Peaks of bin k. Returns the last peak before them."""
+        earliest = peak + 1
+        while earliest > first_peak and peaks.bins[earliest - 1] == k:
+            earliest -= 1
+        is_recurrent = synapse.recurrent_rows.size > 0
+        if is_recurrent:
+            value_at_receivers(synapse, received, peaks, earliest, peak + 1, k, beta, row)
+        adjoint, following = adjoints[k % 3], adjoints[(k + 1) % 3]
+        for j in range(earliest, peak + 1):
+            e, n = index(j), index(peaks.units[index(j)])
+            value = values[e]
+            if is_recurrent:
+                value += received[index(j - earliest)]
+            constants = constants_of(neurons.constants, n)
+            before, of_constants = grid_peak(
+                adjoint_of(adjoint, n), adjoint_of(following, n), value, kept_of(peaks.kept, e),
+                neurons.width[n], constants, neurons.reset,
+            )  # fmt: skip
+            add_spike(gradients.constants, n, of_constants)
+            put_adjoint(adjoint, n, before)
+            beta[index(row), n], _ = adjoint_flow(beta[index(row + 1), n], before, constants)
+        return earliest - 1
+
+    @kernel_of(neuron, synapse, replays, continues, looks)
     def backward_samples(
-        lo, hi, steps, events, input_current, synapse, neurons, start, states, spikes, upstream,
-        gradients, work,
+        lo, hi, steps, events, input_current, synapse, neurons, start, states, spikes, peaks,
+        upstream, gradients, work,
     ):  # fmt: skip
         """Samples ``lo..hi``. Returns the number of guarded slopes and the largest jump."""
         beta, received = work.beta, work.received
@@ -180,6 +210,9 @@ def backward_kernel(neuron: ModuleType, synapse: ModuleType, replays: bool, cont
             first_event, first_spike = events.offsets[b], spikes.offsets[b]
             event, spike = events.offsets[b + 1] - 1, spikes.offsets[b + 1] - 1
             last_event, last_spike = event, spike
+            first_peak = peak = 0
+            if looks:
+                first_peak, peak = peaks.offsets[b], peaks.offsets[b + 1] - 1
             for segment in range((steps - 1) // SEGMENT, -1, -1):
                 begin = segment * SEGMENT
                 k = min(begin + SEGMENT, steps) - 1
@@ -206,6 +239,8 @@ def backward_kernel(neuron: ModuleType, synapse: ModuleType, replays: bool, cont
                         # first two bins of a segment, which the next one looks at.
                         if spike >= first_spike:
                             target = max(target, spikes.bins[spike] + 2 + longest)
+                        if looks and peak >= first_peak:
+                            target = max(target, peaks.bins[peak] + 2 + longest)
                         target = max(target, begin + 1 + longest)
                         if k - target >= 2:
                             after_target = work.adjoint[(target + 1) % 3]
@@ -252,6 +287,11 @@ def backward_kernel(neuron: ModuleType, synapse: ModuleType, replays: bool, cont
                             beta[index(row + 1), n], adjoint_of(adjoint, n), constants
                         )
                         spike -= 1
+                    if looks and peak >= first_peak and peaks.bins[peak] == k:
+                        peak = pass_peaks(
+                            peak, first_peak, k, row, peaks, upstream.peaks, synapse, neurons,
+                            work.adjoint, gradients, beta, received,
+                        )  # fmt: skip
                     if k == steps - 1:
                         _add(beta[row], upstream.last[0, b])
                     remember(synapse, k, beta, row)

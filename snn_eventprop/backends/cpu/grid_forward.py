@@ -13,14 +13,10 @@ from types import ModuleType
 
 import numpy as np
 
-from .blocks import plus_rows, plus_scaled_rows, scale
+from .blocks import scale
 from .compile import copy, index, inlined, kernel_of
-from .event_sort import first_from
-from .lanes import constant, each_block, list_marked, load, load_row, mark_above, store_row
+from .grid_passes import SEGMENT, resets, step_passes
 from .neuron_code import neuron_code
-
-# Bins between two stored states, from which the backward pass replays the forward one.
-SEGMENT = 512
 
 
 @inlined
@@ -49,108 +45,18 @@ def powers_kernel(neuron: ModuleType):
 
 
 @functools.cache
-def step_passes(neuron: ModuleType):
-    """Passes over all neurons of one bin: ``step``, ``step_and_fire``, ``fire``.
+def forward_kernel(neuron: ModuleType, synapse: ModuleType, looks: bool):
+    """``forward_samples`` of layers of such neurons behind such synapses.
 
-    They take a tuple of
-
-        state: [S, H], written.   blocks: of ``Neurons``.
-        decay: s or 1, what the current is multiplied by.
-        weight, units, values, first, last: input events first..last.
-        recurrent, senders, count: spikes of the bin before.
-        inflow: [H] added to I, or absent.
+    Args:
+        looks: for peaks that nearly spike, in every bin: no bin is skipped.
     """
-    code = neuron_code(neuron)
-    load_state, store_state, constants_at = code.load_state, code.store_state, code.constants_at
-    flow, tested = code.flow, code.tested
-
-    @inlined
-    def stepped(at, width, arguments):
-        (
-            state, blocks, decay, weight, units, values, first, last,
-            recurrent, senders, count, inflow,
-        ) = arguments  # fmt: skip
-        current = load_row(state, index(0), at, width) * constant(decay, at, width)
-        current = plus_scaled_rows(current, weight, units, values, first, last, at, width)
-        current = plus_rows(current, recurrent, senders, 0, count, at, width)
-        if inflow.shape[0] > 0:
-            current = current + load(inflow, at, width)
-        _, after = flow(current, load_state(state, at, width), constants_at(blocks, at, width))
-        store_row(state, index(0), at, current)
-        store_state(state, at, after)
-        return after
-
-    @inlined
-    def step_block(at, width, arguments):
-        stepped(at, width, arguments)
-
-    @inlined
-    def step(arguments):
-        """One bin, without its spikes."""
-        each_block(step_block, arguments[0].shape[1], arguments)
-
-    @inlined
-    def step_and_mark_block(at, width, arguments):
-        of_step, marks = arguments
-        value, limit = tested(
-            stepped(at, width, of_step), constants_at(of_step[1], at, width)
-        )
-        mark_above(value, limit, at, marks)
-
-    @inlined
-    def step_and_fire(arguments, marks, fired):
-        """``step``; neurons that spike then go into ``fired``. Returns how many.
-
-        ``marks`` and ``fired`` are as in ``lanes.list_marked``.
-        """
-        each_block(step_and_mark_block, arguments[0].shape[1], (arguments, marks))
-        return list_marked(marks, fired)
-
-    @inlined
-    def mark_block(at, width, arguments):
-        state, blocks, marks = arguments
-        value, limit = tested(load_state(state, at, width), constants_at(blocks, at, width))
-        mark_above(value, limit, at, marks)
-
-    @inlined
-    def fire(state, blocks, marks, fired):
-        """Neurons whose state is past the threshold go into ``fired``. Returns how many."""
-        each_block(mark_block, state.shape[1], (state, blocks, marks))
-        return list_marked(marks, fired)
-
-    return step, step_and_fire, fire
-
-
-@functools.cache
-def resets(neuron: ModuleType):
-    """``reset(state, constants, rule, units, count)`` of listed neurons, one for each moment:
-    before the flow of the next bin, after it, and at the spike."""
-    code = neuron_code(neuron)
-    constants_of, state_of, put_state = code.constants_of, code.state_of, code.put_state
-
-    def made(rule_of_neuron):
-        @inlined
-        def reset(state, constants, rule, units, count):
-            for j in range(count):
-                h = units[index(j)]
-                n = constants_of(constants, h)
-                put_state(state, h, rule_of_neuron(state_of(state, h), n, rule))
-
-        return reset
-
-    return (
-        made(code.reset_before_flow), made(code.reset_after_flow), made(code.reset_at_spike),
-    )  # fmt: skip
-
-
-@functools.cache
-def forward_kernel(neuron: ModuleType, synapse: ModuleType):
-    """``forward_samples`` of layers of such neurons behind such synapses."""
     code = neuron_code(neuron)
     constants_of, state_of, put_state = code.constants_of, code.state_of, code.put_state
     flow, may_spike, is_later = code.flow, code.may_spike, code.is_later
     kept_of_spike, put_kept, powers_of = code.kept_of_spike, code.put_kept, code.powers_of
-    _, step_and_fire, fire = step_passes(neuron)
+    tested, kept_of_peak, entering_of = code.tested, code.kept_of_peak, code.adjoint_of
+    _, step_and_fire, fire, step_and_look = step_passes(neuron)
     reset_before_flow, reset_after_flow, reset_at_spike = resets(neuron)
     direct, begin_sample, quiet = synapse.DIRECT, synapse.begin_sample, synapse.quiet
     drive, send = synapse.drive, synapse.send
@@ -183,23 +89,54 @@ def forward_kernel(neuron: ModuleType, synapse: ModuleType):
             steps >>= 1
             j += 1
 
-    @kernel_of(neuron, synapse)
-    def forward_samples(
-        b, hi, total, steps, events, input_current, synapse, neurons, start, outputs, spikes, work
-    ):
-        """Samples ``b..hi``, after ``total`` spikes of those before.
+    @inlined
+    def list_peaks(peaks, at, k, entering, neurons, found, count):
+        """Write peaks of bin k from place ``at`` on."""
+        for j in range(count):
+            h = found[index(j)]
+            e = index(at) + index(j)
+            peaks.bins[e] = k
+            peaks.units[e] = h
+            put_kept(peaks.kept, e, kept_of_peak(
+                entering_of(entering, h), constants_of(neurons.constants, h)
+            ))  # fmt: skip
 
-        Returns the first sample that is not done, for want of room, and the spikes of those that
-        are. ``spikes.offsets`` receives the spikes of each sample.
+    @inlined
+    def list_last_peaks(peaks, at, k, state, rise, neurons):
+        """Membranes that still rise as the last bin, k, ends are at their peak. How many."""
+        count = 0
+        for j in range(state.shape[1]):
+            h = index(j)
+            constants = constants_of(neurons.constants, h)
+            value, limit = tested(state_of(state, h), constants)
+            if rise[h] > 0 and value <= limit and limit - value < neurons.width[h]:
+                e = index(at) + index(count)
+                peaks.bins[e] = k
+                peaks.units[e] = h
+                put_kept(peaks.kept, e, kept_of_peak(state_of(state, h), constants))
+                count += 1
+        return count
+
+    @kernel_of(neuron, synapse, looks)
+    def forward_samples(
+        b, hi, total, total_peaks, steps, events, input_current, synapse, neurons, start, outputs,
+        spikes, peaks, work,
+    ):  # fmt: skip
+        """Samples ``b..hi``, after ``total`` spikes of those before and ``total_peaks`` peaks.
+
+        Returns the first sample that is not done, for want of room, and the spikes and peaks of
+        those that are. ``offsets`` of both receive the numbers of each sample.
         """
         state, marks = work.state, work.marks
         senders, fired = work.senders, work.fired
         size, one = state.shape[1], neurons.blocks[-1]
+        number = neurons.constants.dtype.type
         weight, recurrent = synapse.weight_rows, synapse.recurrent_rows
         rule, later = neurons.reset, is_later(neurons.reset)
         dense = input_current.size > 0
         record, store = outputs.trace.size > 0, outputs.states.size > 0
-        may_skip = not dense and not record and _all_finite(neurons.gain)
+        may_skip = not dense and not record and not looks and _all_finite(neurons.gain)
+        looking = work.peaks
         while b < hi:
             for j in range(state.shape[0]):
                 copy(state[j], start.state[j, b])
@@ -210,7 +147,9 @@ def forward_kernel(neuron: ModuleType, synapse: ModuleType):
                     if start.spikes[b, h] != 0:
                         senders[num_senders] = h
                         num_senders += 1
-            count = 0
+            count = count_peaks = 0
+            if looks:
+                looking.rise[:] = number(0)
             event, end = events.offsets[b], events.offsets[b + 1]
             begin_sample(synapse)
             k = 0
@@ -244,15 +183,25 @@ def forward_kernel(neuron: ModuleType, synapse: ModuleType):
                 )  # fmt: skip
                 if later:
                     reset_before_flow(state, neurons.constants, rule, senders, num_senders)
-                num_fired = step_and_fire(
-                    (
-                        state, neurons.blocks, decay,
-                        weight, events.units, events.values, first, event if direct else first,
-                        recurrent, senders,
-                        num_senders if direct and recurrent.size > 0 else 0, inflow,
-                    ),
-                    marks, fired,
+                of_step = (
+                    state, neurons.blocks, decay,
+                    weight, events.units, events.values, first, event if direct else first,
+                    recurrent, senders,
+                    num_senders if direct and recurrent.size > 0 else 0, inflow,
                 )  # fmt: skip
+                if looks:
+                    num_fired, num_found = step_and_look(
+                        of_step, marks, fired, looking, neurons.width
+                    )
+                    at = total_peaks + count_peaks
+                    if at + num_found + size > peaks.bins.shape[0]:
+                        return b, total, total_peaks
+                    list_peaks(
+                        peaks, at, k - 1, looking.entering, neurons, looking.found, num_found
+                    )
+                    count_peaks += num_found
+                else:
+                    num_fired = step_and_fire(of_step, marks, fired)
                 decay = neurons.blocks[0]
                 if later and num_senders > 0:
                     reset_after_flow(state, neurons.constants, rule, senders, num_senders)
@@ -260,7 +209,7 @@ def forward_kernel(neuron: ModuleType, synapse: ModuleType):
                 if num_fired > 0:
                     at = total + count
                     if at + num_fired > spikes.bins.shape[0]:
-                        return b, total
+                        return b, total, total_peaks
                     for j in range(num_fired):
                         h = fired[index(j)]
                         e = index(at) + index(j)
@@ -270,6 +219,8 @@ def forward_kernel(neuron: ModuleType, synapse: ModuleType):
                             state[index(0), index(h)], state_of(state, h),
                             constants_of(neurons.constants, h),
                         ))  # fmt: skip
+                        if looks:
+                            looking.rise[h] = number(-1)
                     reset_at_spike(state, neurons.constants, rule, fired, num_fired)
                     count += num_fired
                     send(synapse, k, fired, num_fired)
@@ -280,73 +231,17 @@ def forward_kernel(neuron: ModuleType, synapse: ModuleType):
                 if k == steps - 1:
                     for j in range(state.shape[0]):
                         copy(outputs.last[j, b], state[j])
+                    if looks:
+                        count_peaks += list_last_peaks(
+                            peaks, total_peaks + count_peaks, k, state, looking.rise, neurons
+                        )
                 k += 1
             spikes.offsets[b] = count
             total += count
+            if looks:
+                peaks.offsets[b] = count_peaks
+                total_peaks += count_peaks
             b += 1
-        return b, total
+        return b, total, total_peaks
 
     return forward_samples
-
-
-@functools.cache
-def replay_pass(neuron: ModuleType, synapse: ModuleType):
-    """``replay``: bins of one segment again, with their spikes known."""
-    step, _, _ = step_passes(neuron)
-    reset_before_flow, reset_after_flow, reset_at_spike = resets(neuron)
-    direct, resume, drive, send = synapse.DIRECT, synapse.resume, synapse.drive, synapse.send
-
-    @inlined
-    def replay(
-        b, begin, end, events, input_current, synapse, neurons, spikes0, states, spikes, work
-    ):
-        """I of bins begin..end, and the state that enters the flow of each, into ``work``."""
-        of_forward = work.replay
-        state, senders = of_forward.state, of_forward.senders
-        weight, recurrent = synapse.weight_rows, synapse.recurrent_rows
-        rule, dense = neurons.reset, input_current.size > 0
-        decay = neurons.blocks[-1]
-        for j in range(state.shape[0]):
-            copy(state[j], states[b, begin // SEGMENT, j])
-        lo, stop = events.offsets[b], events.offsets[b + 1]
-        event = first_from(events.bins, lo, stop, begin)
-        first_spike, end_spike = spikes.offsets[b], spikes.offsets[b + 1]
-        spike = first_from(spikes.bins, first_spike, end_spike, begin)
-        num_senders = 0
-        if spikes0.size > 0 and begin == 0:
-            for h in range(state.shape[1]):
-                if spikes0[b, h] != 0:
-                    senders[num_senders] = h
-                    num_senders += 1
-        for e in range(first_from(spikes.bins, first_spike, spike, begin - 1), spike):
-            senders[num_senders] = spikes.units[e]
-            num_senders += 1
-        resume(synapse, begin, spikes, first_spike, spike)
-        for k in range(begin, end):
-            first = event
-            while event < stop and events.bins[event] == k:
-                event += 1
-            row = input_current[k, b] if dense else of_forward.inflow[:0]
-            inflow = drive(
-                synapse, of_forward.inflow, row, k, begin, end, events, lo, first, event, stop
-            )
-            reset_before_flow(state, neurons.constants, rule, senders, num_senders)
-            for j in range(1, state.shape[0]):
-                copy(work.entering[k - begin, j - 1], state[j])
-            step((
-                state, neurons.blocks, decay,
-                weight, events.units, events.values, first, event if direct else first,
-                recurrent, senders, num_senders if direct and recurrent.size > 0 else 0, inflow,
-            ))  # fmt: skip
-            decay = neurons.blocks[0]
-            copy(work.currents[k - begin], state[0])
-            reset_after_flow(state, neurons.constants, rule, senders, num_senders)
-            num_senders = 0
-            while spike < end_spike and spikes.bins[spike] == k:
-                senders[num_senders] = spikes.units[spike]
-                num_senders += 1
-                spike += 1
-            reset_at_spike(state, neurons.constants, rule, senders, num_senders)
-            send(synapse, k, senders, num_senders)
-
-    return replay

@@ -209,7 +209,7 @@ def total(typing_context, lanes):
 
 
 @_instruction
-def _bits_above(typing_context, values, limits):
+def bits_above(typing_context, values, limits):
     """Bit j: lane j of ``values`` exceeds that of ``limits``."""
 
     def generate(context, builder, signature, arguments):
@@ -260,8 +260,14 @@ def words(size):
 @inlined
 def mark_above(values, limits, at, marks):
     """Set the bits, from ``at`` on, of lanes that exceed their limits, and clear the others."""
+    mark(bits_above(values, limits), at, marks)
+
+
+@inlined
+def mark(bits, at, marks):
+    """Write the bits of a block into ``marks``, from ``at`` on."""
     word, shift = at // index(WIDE), at % index(WIDE)
-    bits = _bits_above(values, limits) << shift
+    bits = bits << shift
     if shift > index(0):
         bits |= marks[word]
     marks[word] = bits
@@ -301,7 +307,7 @@ def exceeding(values, limits, found):
     whole = size - size % WIDE
     count = 0
     for h in range(0, whole, WIDE):
-        bits = _bits_above(load(values, index(h), WIDE), load(limits, index(h), WIDE))
+        bits = bits_above(load(values, index(h), WIDE), load(limits, index(h), WIDE))
         while bits != 0:
             found[index(count)] = h + _lowest(bits)
             bits &= bits - index(1)

@@ -58,6 +58,7 @@ def grid_forward(
     synapses: Sequence[Tensor],
     constants: Tensor,
     floor: Tensor,
+    width: Tensor,
     start: Sequence[Tensor],
     probe: Tensor,
     neuron: str,
@@ -67,6 +68,10 @@ def grid_forward(
     keep_states: bool,
 ) -> tuple[Tensor, ...]:
     """``op.grid_forward`` on a GPU."""
+    if op.present(width):
+        raise NotImplementedError(
+            'gradient="hybrid" runs on the CPU so far; on a GPU choose gradient="exact"'
+        )
     kind, like = neuron_module(neuron), constants.detach()
     batch, size, variables = events[3].numel() - 1, like.shape[1], len(kind.STATE)
     segment = op.SEGMENT["cuda"]
@@ -116,7 +121,10 @@ def grid_forward(
             collect, batch, threads, 0,
             *spikes, out_offsets, out_bins, out_units, kept, stamps, marks,
         )  # fmt: skip
-    return stamps, marks, out_bins, out_units, kept, out_offsets, last, trace, states
+    return (
+        stamps, marks, out_bins, out_units, kept, out_offsets, last, trace, states,
+        *op.no_peaks(kind, like),
+    )  # fmt: skip
 
 
 def grid_backward(
@@ -125,9 +133,11 @@ def grid_backward(
     synapses: Sequence[Tensor],
     constants: Tensor,
     floor: Tensor,
+    width: Tensor,
     start: Sequence[Tensor],
     spikes: Sequence[Tensor],
     states: Tensor,
+    peaks: Sequence[Tensor],
     upstream: Sequence[Tensor],
     neuron: str,
     steps: int,
@@ -171,9 +181,10 @@ def grid_backward(
         out_bins.contiguous(), out_units.contiguous(), row(kept, like, 2),
         out_offsets.contiguous(),
     )  # fmt: skip
-    changes, marks, last, trace = upstream
+    changes, marks, last, trace, values = upstream
     of_loss = Upstream(
-        row(changes, like, 1), row(marks, like, 1), row(last, like, 3), _row(trace, like, 3)
+        row(changes, like, 1), row(marks, like, 1), row(last, like, 3), _row(trace, like, 3),
+        row(values, like, 1),
     )
     launch.launch(
         backward_kernel(kind, module), blocks, threads,

@@ -21,6 +21,7 @@ class GridLayer:
     constants: dict[str, np.ndarray]  # [H] each, by the names in the neuron's module
     recurrent: np.ndarray | None = None  # [H, H], [pre, post]
     reset: str = "subtract"  # one of the neuron's ``RESETS``
+    width: np.ndarray | None = None  # [H] of the threshold noise of the hybrid gradient
     delay: np.ndarray | None = None  # [N, H] bins by which events arrive later
     recurrent_delay: np.ndarray | None = None  # [H, H], [pre, post], the same for spikes
     neuron: ModuleType = field(default=lif)
@@ -58,6 +59,8 @@ class GridRun:
     current: np.ndarray  # [T, H] I after the input of the bin
     entering: np.ndarray  # [T, S - 1, H] state that enters the bin's flow
     kept: np.ndarray  # [T, K, H] what is kept of each spike
+    peaks: np.ndarray  # [T, H] whether V peaks there, below the threshold by less than ``width``
+    of_peaks: np.ndarray  # [T, K, H] what is kept of each peak
     trace: np.ndarray  # [T, H] V after the reset (before it, where it acts later)
 
 
@@ -81,11 +84,23 @@ def forward(layer: GridLayer, driven: np.ndarray, start: np.ndarray | None = Non
     run = GridRun(
         driven, np.zeros((steps, size)), np.zeros((steps, size)),
         np.zeros((steps, variables - 1, size)), np.zeros((steps, len(kind.KEPT), size)),
-        np.zeros((steps, size)),
+        np.zeros((steps, size)), np.zeros((steps, len(kind.KEPT), size)), np.zeros((steps, size)),
     )  # fmt: skip
     first = np.zeros((variables, size)) if start is None else start
     current, state = first[0].copy(), first[1:].copy()
     before = np.zeros(size)  # spikes of the previous bin
+    rose = np.zeros(size, bool)  # V - threshold, in the flow of the previous bin
+    width = np.zeros(size) if layer.width is None else layer.width
+
+    def distance(n: int, state: tuple[float, ...]) -> float:
+        value, limit = kind.tested(state, layer.constants_of(n))
+        return value - limit
+
+    def peak(k: int, n: int, state: tuple[float, ...]) -> None:
+        if rose[n] and -width[n] < distance(n, state) <= 0:
+            run.peaks[k, n] = 1.0
+            run.of_peaks[k, :, n] = kind.kept_of_peak(state, layer.constants_of(n))
+
     delay, recurrent_delay, longest = layer.bins_of_delays()
     arriving = np.zeros((steps + longest + 1, size))
     receivers = np.arange(size)
@@ -101,7 +116,12 @@ def forward(layer: GridLayer, driven: np.ndarray, start: np.ndarray | None = Non
             if before[n]:
                 now = kind.reset_before_flow(now, constants, rule)
             run.current[k, n], run.entering[k, :, n] = current[n], now
+            entering = now
             current[n], now = kind.flow(current[n], now, constants)
+            rise = distance(n, now) - distance(n, entering)
+            if rise < 0:
+                peak(k - 1, n, entering)
+            rose[n] = rise > 0
             if before[n]:
                 now = kind.reset_after_flow(now, constants, rule)
             value, limit = kind.tested(now, constants)
@@ -109,7 +129,10 @@ def forward(layer: GridLayer, driven: np.ndarray, start: np.ndarray | None = Non
                 run.spikes[k, n] = 1.0
                 run.kept[k, :, n] = kind.kept_of_spike(run.current[k, n], now, constants)
                 now = kind.reset_at_spike(now, constants, rule)
+                rose[n] = False
             state[:, n] = now
+            if k == steps - 1:
+                peak(k, n, now)
             run.trace[k, n] = now[0]
         before = run.spikes[k]
     return run
@@ -138,6 +161,7 @@ def backward(
     grad_trace = np.zeros((steps, size)) if grad_trace is None else grad_trace
     floor = np.zeros(size) if floor is None else floor
     marks = np.zeros(size) if marks is None else marks
+    width = np.zeros(size) if layer.width is None else layer.width
     recurrent = np.zeros((size, size)) if layer.recurrent is None else layer.recurrent
     delay, recurrent_delay, longest = layer.bins_of_delays()
     receivers = np.arange(size)
@@ -175,6 +199,13 @@ def backward(
                 after = (after[0] + marks[n], *after[1:])
                 grads.recurrent[n] += beta[at, receivers]
                 grads.recurrent_delay[n] += recurrent[n] * change_at_arrival
+            if run.peaks[k, n]:
+                at = k + 1 + recurrent_delay[n]
+                after, of_constants = kind.grid_peak(
+                    after, following, value[k, n] + recurrent[n] @ beta[at, receivers],
+                    tuple(run.of_peaks[k, :, n]), width[n], constants, rule,
+                )
+                add(kind.SPIKE_CONSTANTS, n, of_constants)
             adjoint[k, :, n] = after
             beta[k, n], entering = kind.adjoint_flow(beta[k + 1, n], after, constants)
             grads.start[1:, n] = entering
