@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,25 +11,9 @@ from torch import Tensor, nn
 from .adapter import option
 from .fusion.fuse import fuse as _fuse
 from .fusion.fuse import unfuse
+from .registry import loaded_hosts, titles
 
 _Model = TypeVar("_Model", bound=nn.Module)
-
-# Host module -> (our skin, the neurons it has, the host's modules that need no swap, and those of
-# its neurons that do not show it by a base class or method).
-_HOSTS = {
-    "snntorch": (
-        "snn_eventprop.snntorch",
-        ("Leaky", "RLeaky", "Synaptic", "RSynaptic"),
-        (),
-        ("LeakyParallel",),
-    ),
-    "norse.torch": (
-        "snn_eventprop.norse",
-        ("LIFCell", "LIF", "LIFRecurrentCell", "LIFRecurrent"),
-        ("LI", "LICell", "LILinearCell"),
-        ("CobaLIFCell", "LIFCorrelation"),
-    ),
-}
 
 
 class Row(NamedTuple):
@@ -44,41 +26,17 @@ class Row(NamedTuple):
 
 def _pairs() -> dict[type, Any]:
     """Host class -> ours, of the host libraries that are imported already."""
-    pairs: dict[type, Any] = {}
-    for host_name, (skin_name, names, *_) in _HOSTS.items():
-        if host_name in sys.modules:
-            skin = importlib.import_module(skin_name)
-            host = sys.modules[host_name]
-            pairs.update({getattr(host, name): getattr(skin, name) for name in names})
-    return pairs
+    return {host: ours for known in loaded_hosts() for host, ours in known.pairs().items()}
 
 
 def _reason(module: nn.Module, pairs: dict[type, Any]) -> str | None:
     """Why a host's neuron is left as it is; None for modules that are no neurons of a host."""
-    cls = type(module)
-    if cls in pairs:
-        return f"left: {pairs[cls].refusal(module)}"
+    if type(module) in pairs:
+        return f"left: {pairs[type(module)].refusal(module)}"
     if any(isinstance(module, known) for known in pairs):
         return "left: a subclass, whose own forward pass is unknown"
-    for host_name, (_, _, exact, others) in _HOSTS.items():
-        host = sys.modules.get(host_name)
-        if host is None:
-            continue
-        if cls in [getattr(host, name) for name in exact]:
-            return "left: it emits no spikes, its gradient is exact as it is"
-        if any(isinstance(module, getattr(host, name, ())) for name in others):
-            return _unknown(host_name)
-    snntorch = sys.modules.get("snntorch")
-    if snntorch is not None and isinstance(module, snntorch.SpikingNeuron):
-        return _unknown("snntorch")
-    if cls.__module__.startswith("norse.torch.module.") and hasattr(module, "state_fallback"):
-        return _unknown("norse.torch")
-    return None
-
-
-def _unknown(host_name: str) -> str:
-    known = "Leaky and Synaptic have" if host_name == "snntorch" else "LIF has"
-    return f"left: no exact gradient for this neuron; {known} one"
+    reasons = (host.reason(module) for host in loaded_hosts())
+    return next((f"left: {reason}" for reason in reasons if reason), None)
 
 
 def _updated(module: Any, options: dict[str, float]) -> str:
@@ -86,9 +44,9 @@ def _updated(module: Any, options: dict[str, float]) -> str:
     changes = {name: value for name, value in options.items() if getattr(module, name) != value}
     if not changes:
         return "left: has exact gradients already"
-    told = ", ".join(f"{name} {getattr(module, name):g} -> {changes[name]:g}" for name in changes)
+    shown = ", ".join(f"{name} {getattr(module, name):g} -> {changes[name]:g}" for name in changes)
     module._set_options(**changes)
-    return f"options updated: {told}"
+    return f"options updated: {shown}"
 
 
 def _walk(
@@ -105,7 +63,7 @@ def _walk(
             # the user has put on it, and every reference to it stay what they are.
             module.__class__ = pairs[cls]
             module._adopt(**options)  # type: ignore[operator]
-            outcome = f"swapped for {pairs[cls].__module__.rsplit('.', 1)[0]}"
+            outcome = f"swapped for {_public_name(pairs[cls])}"
         else:
             outcome = _reason(module, pairs)
         if outcome is None:
@@ -116,9 +74,15 @@ def _walk(
         yield Row(name, cls.__name__, outcome)
 
 
+def _public_name(ours: type) -> str:
+    """The name under which users import one of our neurons."""
+    package = next(host.package for host in loaded_hosts() if ours in host.pairs().values())
+    return f"{package}.{ours.__name__}"
+
+
 def _table(rows: list[Row]) -> str:
     if not rows:
-        return "no neurons of snnTorch or Norse found"
+        return f"no neurons of {titles('or')} found"
     rows = [Row("module", "class", "outcome"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     return "\n".join(
