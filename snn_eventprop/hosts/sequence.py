@@ -140,9 +140,7 @@ def _with_counts(
         last = torch.cat([voltage0[None], spikes.trace[:-1]]).detach()[at] - threshold[at[2]]
         rise = torch.where(torch.isfinite(spikes.slopes), spikes.slopes, 0)
         over[at] = (m[at[2]] * last + rise).detach()
-    return _CountsToo.apply(
-        raster, spikes.trace, spikes.marks, threshold, count_slope(over), *at
-    )
+    return _CountsToo.apply(raster, spikes.trace, spikes.marks, threshold, count_slope(over), *at)
 
 
 class _LastJump(torch.autograd.Function):
@@ -315,7 +313,12 @@ def run_sequence(
         )  # fmt: skip
     if earlier is not None:
         out = _WorthBeforeTheFirstBin.apply(
-            out, voltage0, coefficients[3], earlier.end.reshape(batch, size), inverse, drop,
+            out,
+            voltage0,
+            coefficients[3],
+            earlier.end.reshape(batch, size),
+            inverse,
+            drop,
             delayed,
         )
     return Sequence(

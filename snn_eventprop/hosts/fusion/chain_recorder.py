@@ -73,9 +73,7 @@ class FusingRecorder(Recorder):
         key = (tuple(shape), dtype)
         if key not in self._likes:
             grad = torch.is_grad_enabled() and dtype.is_floating_point
-            self._likes[key] = torch.empty(
-                key[0], dtype=dtype, device="meta", requires_grad=grad
-            )
+            self._likes[key] = torch.empty(key[0], dtype=dtype, device="meta", requires_grad=grad)
         return self._likes[key]
 
     def step(

@@ -39,12 +39,33 @@ class ChainRun(NamedTuple):
     last: dict[str, Tensor]  # states after the last step
     remark: str  # how it ran, for users
 
-    @staticmethod
-    def told(drive: Tensor | LinearDrive, obstacle: str | None) -> str:
-        """The remark on steps that ``obstacle`` has kept off the engine, or on what it has read."""
-        if obstacle is not None:
-            return f", one by one ({obstacle})"
-        return ", linear layer folded" if isinstance(drive, LinearDrive) else ""
+    @classmethod
+    def of_steps(
+        cls,
+        drive: Tensor | LinearDrive,
+        states: dict[str, Tensor],
+        names: Sequence[str],
+        advance: Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]],
+        obstacle: str,
+    ) -> ChainRun:
+        """One step after another, with the states ``names`` of each.
+
+        ``advance`` takes a current and states to spikes and states.
+        """
+        history: dict[str, Any] = {name: [] for name in ("spk", *names)}
+        for current in drive.dense() if isinstance(drive, LinearDrive) else drive:
+            spikes, states = advance(current, states)
+            for name in names:
+                history[name].append(states[name])
+            history["spk"].append(spikes)
+        return cls(torch.stack(history.pop("spk")), history, states, remark(drive, obstacle))
+
+
+def remark(drive: Tensor | LinearDrive, obstacle: str | None) -> str:
+    """How a chain ran: what kept it off the engine, or whether the engine read a linear layer."""
+    if obstacle is not None:
+        return f", one by one ({obstacle})"
+    return ", linear layer folded" if isinstance(drive, LinearDrive) else ""
 
 
 class Chain(Node):
@@ -72,9 +93,9 @@ class Chain(Node):
         return self.closed
 
     def compute(self) -> None:
-        wanted = {
-            name for step in self.outputs[:-1] for name, out in step.items() if out.used
-        } - {"spk"}
+        wanted = {name for step in self.outputs[:-1] for name, out in step.items() if out.used} - {
+            "spk"
+        }
         before = {name: node.value for name, node in self.before.items()}
         run: ChainRun = self.neuron._run_chain(self.drive.value, before, wanted)
         self.last, self.remark = run.last, run.remark

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..made_classes import MadeClass, make_class
 from .chain_recorder import FusingRecorder, recorder
 from .lazy_tensor import Deferred
 from .module_state import Snapshot
@@ -23,7 +24,7 @@ from .nodes import NotDeferrable, leaves, mapped
 _PATIENCE = 10  # calls in a row that were no use, after which a model is no longer recorded
 
 
-class _OverTime:
+class _OverTime(MadeClass):
     """Mixin in front of a model's class: its forward pass runs layer by layer where it can."""
 
     _unfused: type
@@ -54,19 +55,6 @@ class _OverTime:
             stacklevel=5,
         )
 
-    def __reduce_ex__(self, protocol):
-        # object.__getstate__ is of Python 3.11.
-        get = getattr(self, "__getstate__", self.__dict__.copy)
-        return _restored, (self._unfused,), get()
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)  # type: ignore[misc]
-
-
-def _restored(cls: type) -> Any:
-    fused: Any = fused_class(cls)
-    return fused.__new__(fused)
-
 
 @functools.cache
 def fused_class(cls: type) -> type:
@@ -85,9 +73,8 @@ def fused_class(cls: type) -> type:
             return plain(*args, **kwargs)
         return _run(self, plain, args, kwargs)
 
-    made = type(cls.__name__, (_OverTime, cls), {"forward": forward, "_unfused": cls})
-    made.__module__, made.__qualname__ = cls.__module__, cls.__qualname__
-    return made
+    body = {"forward": forward, "_unfused": cls}
+    return make_class(fused_class, (cls,), (_OverTime, cls), body)
 
 
 def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
@@ -131,10 +118,13 @@ def _note(model: Any, record: FusingRecorder) -> None:
         if model._idle == _PATIENCE:
             model._give_up("each call is one step; put the loop over time into a forward pass")
     names = {id(module): name for name, module in model.named_modules()}
-    model._fusion = "; ".join(
-        f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps{chain.remark}"
-        for chain in record.chains
-    ) or f"{record.sequences} sequences"
+    model._fusion = (
+        "; ".join(
+            f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps{chain.remark}"
+            for chain in record.chains
+        )
+        or f"{record.sequences} sequences"
+    )
 
 
 def _held(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:

@@ -253,9 +253,7 @@ class Recorder:
                 source.shape[1:], dtype=source.dtype, device="meta",
                 requires_grad=source.requires_grad,
             )  # fmt: skip
-            self._selected[key] = Deferred(
-                like, source.device, Call(torch.select, (node, 0, step))
-            )
+            self._selected[key] = Deferred(like, source.device, Call(torch.select, (node, 0, step)))
         return self._selected[key]
 
     def _record(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:

@@ -14,29 +14,20 @@ from norse.torch.module.snn import _merge_states
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ...diagnostics import LayerRecord, keep_record
-from ...ops.grid import has_backend, transformed
-from ..adapter import (
-    GRAZING_GUARD,
-    count_slope,
-    described,
-    forget_calls,
-    handed_on,
-    set_options,
-    shown_signature,
-)
+from ... import discretisation
+from ...diagnostics import keep_record
+from ..adapter import GRAZING_GUARD, ExactGradient, handed_on
 from ..fusion.chain_recorder import recorder, whole
-from ..fusion.chains import ChainRun
+from ..fusion.chains import ChainRun, remark
 from ..linear_current import LinearDrive
-from ..sequence import KERNEL_DTYPES, Before, Dynamics, run_sequence
+from ..sequence import Before, Dynamics, run_sequence
 from ..step import emit, inverse_slopes
 from ..step_memory import Earlier, earlier_spikes, remember_spikes, remembered_spikes
 
-_OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
 _RECURRENT = (host.LIFRecurrent, host.LIFRecurrentCell)
 
 
-class ExactGradient(torch.nn.Module):
+class NorseNeuron(ExactGradient):
     r"""What the four classes share: Norse's Euler step, with the gradient of ``step``.
 
     .. math::
@@ -56,11 +47,7 @@ class ExactGradient(torch.nn.Module):
     ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.
     """
 
-    _last: Tensor | None = None  # the membrane returned last
-    _record: LayerRecord | None = None
-
-    grazing_guard: float
-    count_gradient: float
+    _own_arguments = ("grazing_guard", "count_gradient")
 
     # What the host's classes define.
     p: host.LIFParameters
@@ -70,37 +57,11 @@ class ExactGradient(torch.nn.Module):
     recurrent_weights: Tensor
     state_fallback: Callable
 
-    def __init_subclass__(cls) -> None:
-        if ExactGradient in cls.__bases__ or "__init__" in vars(cls):
-            cls.__signature__ = shown_signature(  # type: ignore[attr-defined]
-                cls, ExactGradient, _OWN_ARGUMENTS
-            )
-
     def __init__(
         self, *args, grazing_guard: float = GRAZING_GUARD, count_gradient: float = 0.0, **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
         self._adopt(grazing_guard, count_gradient)
-
-    @staticmethod
-    def refusal(neuron: torch.nn.Module) -> str | None:
-        """Why this neuron of the host cannot have an exact gradient, if so."""
-        return None
-
-    def _adopt(self, grazing_guard: float = GRAZING_GUARD, count_gradient: float = 0.0) -> None:
-        """Turn an instance of the host's class, whose class has been set to ours, into ours."""
-        self._set_options(grazing_guard=grazing_guard, count_gradient=count_gradient)
-
-    _set_options = set_options
-
-    def extra_repr(self) -> str:
-        return described(self, super().extra_repr())
-
-    def _release(self) -> None:
-        """Undo ``_adopt``."""
-        for name in _OWN_ARGUMENTS:
-            delattr(self, name)
-        forget_calls(self)
 
     # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
     # Norse: float32 constants in a float64 model are part of what Norse computes.
@@ -117,9 +78,7 @@ class ExactGradient(torch.nn.Module):
         return self
 
     def __getstate__(self) -> dict:
-        state = {**self.__dict__, "p": tuple(self.p)}
-        state.pop("_last", None)  # pickle and deepcopy take no part of a graph
-        return state
+        return {**super().__getstate__(), "p": tuple(self.p)}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
@@ -177,22 +136,17 @@ class ExactGradient(torch.nn.Module):
     def _run_chain(
         self, input_tensor: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
     ) -> ChainRun:
-        """All steps from the states ``before``, with those of every step if any is ``wanted``."""
-        state = _as_state(before, recurrent="spk" in before)
+        recurrent = "spk" in before
         if not wanted:
-            spikes, state, remark = self._run(input_tensor, state)
-            return ChainRun(spikes, {}, _as_dict(state), remark)
-        history: dict[str, list] = {"spk": [], "v": [], "i": []}
-        for current in (
-            input_tensor.dense() if isinstance(input_tensor, LinearDrive) else input_tensor
-        ):
-            spikes, state = self._advance(current, state)
-            for name, value in {**_as_dict(state), "spk": spikes}.items():
-                history[name].append(value)
-        remark = ChainRun.told(
-            input_tensor, f"{' and '.join(sorted(wanted))} of every step in use"
-        )
-        return ChainRun(torch.stack(history["spk"]), history, _as_dict(state), remark)
+            spikes, state, how = self._run(input_tensor, _as_state(before, recurrent=recurrent))
+            return ChainRun(spikes, {}, _as_dict(state), how)
+
+        def advance(current: Tensor, states: dict[str, Tensor]):
+            spikes, state = self._advance(current, _as_state(states, recurrent=recurrent))
+            return spikes, _as_dict(state)
+
+        obstacle = f"{' and '.join(sorted(wanted))} of every step in use"
+        return ChainRun.of_steps(input_tensor, before, sorted(wanted), advance, obstacle)
 
     def _advance(self, input_tensor: Tensor, state):
         """One step in the host's order of operations: (spikes, state)."""
@@ -230,7 +184,7 @@ class ExactGradient(torch.nn.Module):
                     fired & (steepness > 0), steepness, over, floor, p.v_th - p.v_reset
                 )
 
-        counts = count_slope(self._surrogate, self.count_gradient)
+        counts = self._count_slope()
         spikes, membrane = emit(
             free,
             state.v,
@@ -264,9 +218,9 @@ class ExactGradient(torch.nn.Module):
         obstacle = self._obstacle(folded.raster if folded else input_tensor, state, one)  # type: ignore[arg-type]
         if folded is not None and (obstacle or not folded.prefers_events()):
             input_tensor = folded.dense()
-        remark = ChainRun.told(input_tensor, obstacle)
+        how = remark(input_tensor, obstacle)
         if not obstacle:
-            return *self._run_fused(input_tensor, state, one), remark
+            return *self._run_fused(input_tensor, state, one), how
         spikes, states = [], []
         for current in input_tensor:  # type: ignore[union-attr]
             out, state = self._advance(current, state)
@@ -274,10 +228,9 @@ class ExactGradient(torch.nn.Module):
             states.append(state)
         if self.record_states:
             state = _merge_states(states)
-        return torch.stack(spikes), state, remark
+        return torch.stack(spikes), state, how
 
     def _stepped(self) -> str | None:
-        """The option for which sequences run step by step, if there is one."""
         if self.count_gradient and isinstance(self, _RECURRENT):
             return "count_gradient of a recurrent layer"
         if self.record_states:
@@ -288,16 +241,9 @@ class ExactGradient(torch.nn.Module):
 
     def _obstacle(self, input_tensor: Tensor, state, one: torch.Size) -> str | None:
         """Why the engine would not compute exactly what the steps do, if so."""
-        if input_tensor.is_sparse:
-            return "sparse input"
-        if input_tensor.ndim < 2 or input_tensor.numel() == 0:
-            return "no batch"
-        if input_tensor.dtype not in KERNEL_DTYPES or not has_backend(input_tensor.device):
-            return f"no kernel for {input_tensor.dtype} on {input_tensor.device.type}"
-        if transformed():
-            return "a transform of torch.func"
-        if self._stepped():
-            return self._stepped()
+        obstacle = self._off_the_engine(input_tensor)
+        if obstacle:
+            return obstacle
         if any(torch.broadcast_shapes(value.shape, one) != one for value in state):
             return "a state of more samples than the input, which goes to all of them"
         if hasattr(state, "z"):
@@ -337,12 +283,14 @@ class ExactGradient(torch.nn.Module):
 
         earlier = earlier_spikes(state.v, self._last)
         dtype = current.dtype
-        gain = (dt * p.tau_mem_inv).to(dtype)
-        decay = 1 - (dt * p.tau_syn_inv).to(dtype)
+        # Rates per step in the input's type, as Norse's own sums promote them.
+        decay, gain, leak = discretisation.norse(
+            (dt * p.tau_mem_inv).to(dtype), (dt * p.tau_syn_inv).to(dtype), 1
+        )
         out = run_sequence(
             current,
             Dynamics(
-                decay, gain, 1 - gain, p.v_th - p.v_leak,
+                decay, gain, leak, p.v_th - p.v_leak,
                 (self.grazing_guard * gain * (p.v_th - p.v_leak)).detach(), "zero",
                 (p.v_reset - p.v_leak).detach(),
             ),
@@ -351,7 +299,7 @@ class ExactGradient(torch.nn.Module):
                 None if earlier is None else Earlier(*map(given, earlier)),
                 None if recurrent is None else given(state.z),
             ),
-            recurrent=recurrent, count_slope=count_slope(self._surrogate, self.count_gradient),
+            recurrent=recurrent, count_slope=self._count_slope(),
         )  # fmt: skip
         keep_record(self, out.record)
         spikes = out.spikes.reshape(-1, *one)
@@ -380,28 +328,28 @@ def _as_state(values: dict[str, Tensor], *, recurrent: bool):
     return host.LIFFeedForwardState(v=values["v"], i=values["i"])
 
 
-class LIFCell(ExactGradient, host.LIFCell):
+class LIFCell(NorseNeuron, host.LIFCell):
     """``norse.torch.LIFCell``, whose gradient converges to the exact one as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
         return self._step(input_tensor, state)
 
 
-class LIFRecurrentCell(ExactGradient, host.LIFRecurrentCell):
+class LIFRecurrentCell(NorseNeuron, host.LIFRecurrentCell):
     """``norse.torch.LIFRecurrentCell``, gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
         return self._step(input_tensor, state)
 
 
-class LIF(ExactGradient, host.LIF):
+class LIF(NorseNeuron, host.LIF):
     """``norse.torch.LIF`` over a sequence [T, ...], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
         return whole(self._sequence, input_tensor, state)
 
 
-class LIFRecurrent(ExactGradient, host.LIFRecurrent):
+class LIFRecurrent(NorseNeuron, host.LIFRecurrent):
     """``norse.torch.LIFRecurrent`` over a sequence [T, ..., N], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):

@@ -12,29 +12,18 @@ import snntorch
 import torch
 from torch import Tensor
 
-from ...diagnostics import LayerRecord, keep_record
-from ...ops.grid import has_backend, transformed
-from ..adapter import (
-    GRAZING_GUARD,
-    count_slope,
-    described,
-    forget_calls,
-    handed_on,
-    set_options,
-    shown_signature,
-)
+from ...diagnostics import keep_record
+from ..adapter import GRAZING_GUARD, ExactGradient, handed_on
 from ..fusion.chain_recorder import recorder, whole
-from ..fusion.chains import ChainRun
+from ..fusion.chains import ChainRun, remark
 from ..linear_current import LinearDrive
-from ..sequence import KERNEL_DTYPES, Before, Dynamics, count_slopes, run_sequence
+from ..sequence import Before, Dynamics, count_slopes, run_sequence
 from ..step import Reset, emit, inverse_slopes
 from ..step_memory import earlier_spikes
 from ._surrogates import portable
 
-_OWN_ARGUMENTS = ("grazing_guard", "count_gradient", "multi_step")
 
-
-class ExactGradient(torch.nn.Module):
+class SnnTorchNeuron(ExactGradient):
     r"""What the four classes share: snnTorch's step, with the gradient of ``hosts.step``.
 
     .. math:: I[k] = \alpha I[k-1] + X[k], \qquad U[k] = \beta U[k-1] + I[k] - R[k]\,\theta
@@ -54,12 +43,8 @@ class ExactGradient(torch.nn.Module):
     effect. ``inhibition`` raises: the winner of a step has no differentiable time.
     """
 
+    _own_arguments = ("grazing_guard", "count_gradient", "multi_step")
     _states: tuple[str, ...] = ("mem",)
-    _last: Tensor | None = None  # the membrane returned last
-    _record: LayerRecord | None = None
-
-    grazing_guard: float
-    count_gradient: float
 
     # What the host's classes define.
     alpha: Tensor
@@ -77,12 +62,6 @@ class ExactGradient(torch.nn.Module):
     inhibition: bool
     init_hidden: bool
     output: bool
-
-    def __init_subclass__(cls) -> None:
-        if ExactGradient in cls.__bases__ or "__init__" in vars(cls):
-            cls.__signature__ = shown_signature(  # type: ignore[attr-defined]
-                cls, ExactGradient, _OWN_ARGUMENTS
-            )
 
     def __init__(
         self,
@@ -118,7 +97,7 @@ class ExactGradient(torch.nn.Module):
         multi_step: bool = False,
     ) -> None:
         """Turn an instance of the host's class, whose class has been set to ours, into ours."""
-        self._set_options(grazing_guard=grazing_guard, count_gradient=count_gradient)
+        super()._adopt(grazing_guard, count_gradient)
         self.multi_step = bool(multi_step)
         self.spike_grad = portable(self.spike_grad)
         self._enlist()
@@ -127,17 +106,13 @@ class ExactGradient(torch.nn.Module):
                 self._non_persistent_buffers_set.discard(name)
                 setattr(self, name, self._buffers.pop(name))
 
-    _set_options = set_options
-
     def extra_repr(self) -> str:
-        shown = described(self, super().extra_repr())
+        shown = super().extra_repr()
         return f"{shown}, multi_step=True" if self.multi_step else shown
 
     def _release(self) -> None:
         """Undo ``_adopt``, but for ``spike_grad``, which is the same function."""
-        for name in _OWN_ARGUMENTS:
-            delattr(self, name)
-        forget_calls(self)
+        super()._release()
         for name in self._states:
             self.register_buffer(name, self.__dict__.pop(name).detach(), persistent=False)
 
@@ -160,9 +135,7 @@ class ExactGradient(torch.nn.Module):
         return self
 
     def __getstate__(self) -> dict:
-        """For pickle and deepcopy: states leave their graph."""
-        state = self.__dict__.copy()
-        state.pop("_last", None)
+        state = super().__getstate__()
         for name in (*self._states, "reset"):
             if isinstance(state.get(name), Tensor):
                 state[name] = state[name].detach()
@@ -230,19 +203,16 @@ class ExactGradient(torch.nn.Module):
     def _run_chain(
         self, input_: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
     ) -> ChainRun:
-        """All steps from the states ``before``, with those states of every step in ``wanted``."""
         self._keep(before)
         if wanted <= {"mem"}:
-            spikes, membranes, remark = self._run(input_, bool(wanted))
-            return ChainRun(spikes, {"mem": membranes} if wanted else {}, self._kept(), remark)
-        history: dict[str, list] = {name: [] for name in ("spk", *wanted)}
-        for current in input_.dense() if isinstance(input_, LinearDrive) else input_:
-            history["spk"].append(self._advance(current))
-            for name in wanted:
-                history[name].append(getattr(self, name))
+            spikes, membranes, how = self._run(input_, bool(wanted))
+            return ChainRun(spikes, {"mem": membranes} if wanted else {}, self._kept(), how)
+
+        def advance(current: Tensor, states: dict[str, Tensor]):
+            return self._advance(current), self._kept()
+
         obstacle = f"{' and '.join(sorted(wanted - {'mem'}))} of every step in use"
-        remark = ChainRun.told(input_, obstacle)
-        return ChainRun(torch.stack(history["spk"]), history, self._kept(), remark)
+        return ChainRun.of_steps(input_, before, sorted(wanted), advance, obstacle)
 
     def sequence(self, input_: Tensor, *, trace: bool = False, **states: Tensor | None):
         """A whole sequence [T, B, ...] at once; equal to T calls of ``forward``.
@@ -266,9 +236,7 @@ class ExactGradient(torch.nn.Module):
             return returned
         return (*returned[:-1], history) if isinstance(returned, tuple) else (returned, history)
 
-    def _run(
-        self, input_: Tensor | LinearDrive, trace: bool
-    ) -> tuple[Tensor, Tensor | None, str]:
+    def _run(self, input_: Tensor | LinearDrive, trace: bool) -> tuple[Tensor, Tensor | None, str]:
         """All steps from the present state.
 
         Returns:
@@ -284,7 +252,7 @@ class ExactGradient(torch.nn.Module):
             run = self._run_levels(input_)
         else:
             run = self._run_fused(input_, trace)
-        return *run, ChainRun.told(input_, obstacle)
+        return *run, remark(input_, obstacle)
 
     def _run_steps(self, input_: Tensor, trace: bool) -> tuple[Tensor, Tensor | None]:
         spikes, membranes = [], []
@@ -298,8 +266,10 @@ class ExactGradient(torch.nn.Module):
             torch.stack(membranes) if membranes else empty,
         )
 
+    def _surrogate(self, over: Tensor) -> Tensor:
+        return self.spike_grad(over)
+
     def _stepped(self) -> str | None:
-        """The option for which sequences run step by step, if there is one."""
         if "spk" in self._states:
             if self.count_gradient:
                 return "count_gradient of a recurrent layer"
@@ -316,14 +286,9 @@ class ExactGradient(torch.nn.Module):
 
     def _obstacle(self, input_: Tensor) -> str | None:
         """Why the engine would not compute exactly what the steps do, if so."""
-        if input_.numel() == 0 or input_.ndim < 2:
-            return "no batch"
-        if input_.dtype not in KERNEL_DTYPES or not has_backend(input_.device):
-            return f"no kernel for {input_.dtype} on {input_.device.type}"
-        if transformed():
-            return "a transform of torch.func"
-        if self._stepped() or self.reset_mechanism == "none":
-            return self._stepped()
+        obstacle = self._off_the_engine(input_)
+        if obstacle or self.reset_mechanism == "none":
+            return obstacle
         above = self.mem > self.threshold
         if not self.reset_delay and bool(above.any()):
             return "membranes above the threshold at the start"  # reset in the first step
@@ -336,9 +301,7 @@ class ExactGradient(torch.nn.Module):
             return "spikes at the start that are not those of the membranes"
         return None
 
-    def _run_fused(
-        self, input_: Tensor | LinearDrive, trace: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def _run_fused(self, input_: Tensor | LinearDrive, trace: bool) -> tuple[Tensor, Tensor | None]:
         alpha = self.alpha.clamp(0, 1) if "syn" in self._states else torch.zeros_like(self.beta)
         beta = self.beta.clamp(0, 1)
         recurrent = None
@@ -366,7 +329,7 @@ class ExactGradient(torch.nn.Module):
                 earlier_spikes(self.mem, self._last), before,
             ),
             recurrent=recurrent, trace=trace,
-            count_slope=count_slope(self.spike_grad, self.count_gradient),
+            count_slope=self._count_slope(),
         )  # fmt: skip
         keep_record(self, out.record)
         self.mem, self._last = out.membrane, handed_on(out.membrane)
@@ -397,7 +360,7 @@ class ExactGradient(torch.nn.Module):
             over, rest = tested - threshold, (1 - beta) * threshold
             spikes = (over > 0).to(tested.dtype)
             slope = tested - beta * before - rest  # the current of the step, less the leak
-        counts = count_slope(self.spike_grad, self.count_gradient)
+        counts = self._count_slope()
         spikes, membranes = emit(
             out.trace, before, tested=tested, spikes=spikes, membrane=tested, slope=slope,
             floor=self.grazing_guard * rest, threshold=threshold, reset="none",
@@ -465,7 +428,7 @@ class ExactGradient(torch.nn.Module):
                 slope = last_current - rest  # type: ignore[operator]
                 return inverse_slopes(over > 0, slope, over, floor, threshold)
 
-        counts = count_slope(self.spike_grad, self.count_gradient)
+        counts = self._count_slope()
         spikes, mem = emit(
             free,
             before,
@@ -490,7 +453,7 @@ class ExactGradient(torch.nn.Module):
         return spikes
 
 
-class Leaky(ExactGradient, snntorch.Leaky):
+class Leaky(SnnTorchNeuron, snntorch.Leaky):
     """``snntorch.Leaky``; its gradient is exact for currents that are smooth in time.
 
     Fed by spikes, U jumps at each input spike and no slope exists: then the gradient is that of
@@ -501,7 +464,7 @@ class Leaky(ExactGradient, snntorch.Leaky):
         return self._call(input_, mem=mem)
 
 
-class RLeaky(ExactGradient, snntorch.RLeaky):
+class RLeaky(SnnTorchNeuron, snntorch.RLeaky):
     """``snntorch.RLeaky``; see ``Leaky`` for what its gradient means."""
 
     _states = ("spk", "mem")
@@ -510,7 +473,7 @@ class RLeaky(ExactGradient, snntorch.RLeaky):
         return self._call(input_, spk=spk, mem=mem)
 
 
-class Synaptic(ExactGradient, snntorch.Synaptic):
+class Synaptic(SnnTorchNeuron, snntorch.Synaptic):
     """``snntorch.Synaptic``, whose gradient converges to the exact one as the step shrinks."""
 
     _states = ("syn", "mem")
@@ -519,7 +482,7 @@ class Synaptic(ExactGradient, snntorch.Synaptic):
         return self._call(input_, syn=syn, mem=mem)
 
 
-class RSynaptic(ExactGradient, snntorch.RSynaptic):
+class RSynaptic(SnnTorchNeuron, snntorch.RSynaptic):
     """``snntorch.RSynaptic``, whose gradient converges to the exact one as the step shrinks."""
 
     _states = ("spk", "syn", "mem")
