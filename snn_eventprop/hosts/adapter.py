@@ -48,9 +48,11 @@ class ExactGradient(nn.Module):
     """
 
     _own_arguments: ClassVar[tuple[str, ...]] = ("grazing_guard", "count_gradient")
-    # Methods of the host that ours do without. A subclass that overrides one is another neuron.
+    # Methods of the host that ours do not call. What overrides one is another neuron.
     _replaced: ClassVar[frozenset[str]] = frozenset({"forward", "__call__"})
 
+    # What a call leaves for the next one, without which copies and pickles do.
+    _of_last_call: ClassVar[tuple[str, ...]] = ("_last",)
     _last: Tensor | None = None  # the membrane returned last
     _record: LayerRecord | None = None
 
@@ -58,9 +60,9 @@ class ExactGradient(nn.Module):
     count_gradient: float
 
     def __init_subclass__(cls) -> None:
-        mixin = cls.__bases__[0]
-        if "_own_arguments" in vars(mixin) and len(cls.__bases__) == 2:
-            cls.__signature__ = _signature(mixin, cls.__bases__[1])  # type: ignore[attr-defined]
+        mixin, *host = cls.__bases__
+        if host and issubclass(mixin, ExactGradient):
+            cls.__signature__ = _signature(mixin, host[0])  # type: ignore[attr-defined]
         elif "__init__" in vars(cls):
             shown = inspect.signature(cls.__init__.__get__(object()))  # type: ignore[misc]
             cls.__signature__ = shown  # type: ignore[attr-defined]
@@ -85,8 +87,7 @@ class ExactGradient(nn.Module):
             setattr(self, name, option(name, value))
 
     def _forget_calls(self) -> None:
-        """Let go of what the last call has left: the membrane and the record."""
-        for name in ("_last", "_record"):
+        for name in (*self._of_last_call, "_record"):
             vars(self).pop(name, None)
 
     def extra_repr(self) -> str:
@@ -100,7 +101,8 @@ class ExactGradient(nn.Module):
     def __getstate__(self) -> dict:
         """For pickle and deepcopy, which take no part of a graph."""
         state = self.__dict__.copy()
-        state.pop("_last", None)
+        for name in self._of_last_call:
+            state.pop(name, None)
         return state
 
     def _surrogate(self, over: Tensor) -> Tensor:

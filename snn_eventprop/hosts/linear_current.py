@@ -59,7 +59,7 @@ class LinearDrive:
         return events * (_EVENT + neurons) <= _DENSE * raster.numel() * neurons
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """The raster [T, B, N'] and the weights [N', H], bias included, as the engine reads them."""
+        """The raster [T, B, N'] and the weights [N', H] that the engine reads, bias included."""
         raster, rows = self.raster, self.weight.t()
         if self.bias is not None:
             raster = pad(raster, (0, 1), value=1.0)

@@ -35,8 +35,7 @@ def make_class(
 ) -> Any:  # fmt: skip
     """A class that shows the name of ``made_of[0]``."""
     shown = made_of[0]
-    made: Any = type(
-        shown.__name__, bases, {**body, "_maker": staticmethod(maker), "_made_of": made_of}
-    )
+    body = {**body, "_maker": staticmethod(maker), "_made_of": made_of}
+    made: Any = type(shown.__name__, (MadeClass, *bases), body)
     made.__module__, made.__qualname__ = shown.__module__, shown.__qualname__
     return made

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from .adapter import option
+from .adapter import ExactGradient, option
 from .fusion.fuse import fuse as _fuse
 from .fusion.fuse import unfuse
 from .registry import loaded_hosts, titles
+from .subclasses import exact_class, host_class, original_class, refusal
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -29,16 +30,6 @@ def _pairs() -> dict[type, Any]:
     return {host: ours for known in loaded_hosts() for host, ours in known.pairs().items()}
 
 
-def _reason(module: nn.Module, pairs: dict[type, Any]) -> str | None:
-    """Why a host's neuron is left as it is; None for modules that are no neurons of a host."""
-    if type(module) in pairs:
-        return f"left: {pairs[type(module)].refusal(module)}"
-    if any(isinstance(module, known) for known in pairs):
-        return "left: a subclass, whose own forward pass is unknown"
-    reasons = (host.reason(module) for host in loaded_hosts())
-    return next((f"left: {reason}" for reason in reasons if reason), None)
-
-
 def _updated(module: Any, options: dict[str, float]) -> str:
     """Give options to a neuron of ours; what became of them."""
     changes = {name: value for name, value in options.items() if getattr(module, name) != value}
@@ -49,29 +40,38 @@ def _updated(module: Any, options: dict[str, float]) -> str:
     return f"options updated: {shown}"
 
 
+def _exact(module: nn.Module, pairs: dict[type, Any], options: dict[str, float]) -> str | None:
+    """Give a host's neuron its exact gradient; what became of it, None for other modules."""
+    host = host_class(type(module), pairs)
+    if host is None:
+        reasons = (known.reason(module) for known in loaded_hosts())
+        return next((f"left: {reason}" for reason in reasons if reason), None)
+    refused = refusal(module, host, pairs[host])
+    if refused:
+        return f"left: {refused}"
+    # The same object with another class: parameters, buffers, hooks, mode, whatever else the user
+    # has put on it, and every reference to it stay what they are.
+    module.__class__ = exact_class(type(module), host, pairs[host])  # type: ignore[arg-type]
+    module._adopt(**options)  # type: ignore[operator]
+    return f"swapped for {_public_name(pairs[host])}"
+
+
 def _walk(
     model: nn.Module, pairs: dict[type, Any], options: dict[str, float], fuse: bool
 ) -> Iterator[Row]:
-    ours = set(pairs.values())
     for name, module in model.named_modules():
-        cls: Any = type(module)
-        outcome: str | None
-        if cls in ours:
-            outcome = _updated(module, options)
-        elif cls in pairs and pairs[cls].refusal(module) is None:
-            # The same object with another class: parameters, buffers, hooks, mode, whatever else
-            # the user has put on it, and every reference to it stay what they are.
-            module.__class__ = pairs[cls]
-            module._adopt(**options)  # type: ignore[operator]
-            outcome = f"swapped for {_public_name(pairs[cls])}"
-        else:
-            outcome = _reason(module, pairs)
+        shown = type(module).__name__
+        outcome = (
+            _updated(module, options)
+            if isinstance(module, ExactGradient)
+            else _exact(module, pairs, options)
+        )
         if outcome is None:
             continue
-        if fuse and type(module) in ours:
-            why = module._stepped()  # type: ignore[operator]
+        if fuse and isinstance(module, ExactGradient):
+            why = module._stepped()
             outcome += f"; steps one by one: {why}" if why else ""
-        yield Row(name, cls.__name__, outcome)
+        yield Row(name, shown, outcome)
 
 
 def _public_name(ours: type) -> str:
@@ -166,7 +166,8 @@ def unswap(model: _Model, inplace: bool = False) -> _Model:
     hosts = {ours: host for host, ours in _pairs().items()}
     for module in target.modules():
         unfuse(module)
-        if type(module) in hosts:
+        original = original_class(type(module), hosts)
+        if original is not None:
             module._release()  # type: ignore[operator]
-            module.__class__ = hosts[type(module)]
+            module.__class__ = original
     return target

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..made_classes import MadeClass, make_class
+from ..made_classes import make_class
 from .chain_recorder import FusingRecorder, recorder
 from .lazy_tensor import Deferred
 from .module_state import Snapshot
@@ -24,7 +24,7 @@ from .nodes import NotDeferrable, leaves, mapped
 _PATIENCE = 10  # calls in a row that were no use, after which a model is no longer recorded
 
 
-class _OverTime(MadeClass):
+class _OverTime:
     """Mixin in front of a model's class: its forward pass runs layer by layer where it can."""
 
     _unfused: type

@@ -1,152 +1,63 @@
-"""``LIFCell``, ``LIF``, ``LIFRecurrentCell`` and ``LIFRecurrent`` of Norse, exact gradients.
-
-Over 400 lines: what the four classes share is one mixin, which mirrors the host's steps.
-"""
+"""``LIFCell``, ``LIF``, ``LIFRecurrentCell`` and ``LIFRecurrent`` of Norse, exact gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import norse.torch as host
 import torch
-from norse.torch.functional.threshold import threshold as host_threshold
-from norse.torch.module.snn import _merge_states
+from norse.torch.functional.adjoint.lif_adjoint import (
+    lif_adjoint_step,
+    lif_feed_forward_adjoint_step,
+)
+from norse.torch.functional.lif import lif_feed_forward_step, lif_step
 from torch import Tensor
 from torch.nn.functional import linear
 
 from ... import discretisation
 from ...diagnostics import keep_record
-from ..adapter import GRAZING_GUARD, ExactGradient, handed_on
-from ..fusion.chain_recorder import recorder, whole
-from ..fusion.chains import ChainRun, remark
+from ..adapter import handed_on
+from ..fusion.chain_recorder import whole
 from ..linear_current import LinearDrive
 from ..sequence import Before, Dynamics, run_sequence
 from ..step import emit, inverse_slopes
-from ..step_memory import Earlier, earlier_spikes, remember_spikes, remembered_spikes
+from ..step_memory import Earlier, earlier_spikes
+from .modules import NorseModule
 
 _RECURRENT = (host.LIFRecurrent, host.LIFRecurrentCell)
 
 
-class NorseNeuron(ExactGradient):
-    r"""What the four classes share: Norse's Euler step, with the gradient of ``step``.
+class NorseNeuron(NorseModule):
+    r"""Norse's Euler step with a synaptic current, with the gradient of ``hosts.step``.
 
     .. math::
         i \leftarrow i + x, \qquad
         v \leftarrow v + \Delta t\, \tau_m^{-1} (v_\mathrm{leak} - v + i), \qquad
         i \leftarrow i - \Delta t\, \tau_s^{-1} i
 
-    then v > v_th emits a spike and v becomes v_reset. A mixin in front of the host's class.
-
-    Args (beyond the host's, keyword only):
-        grazing_guard: smallest slope of v at a spike used in the gradient, in units of
-            (v_th - v_leak) * dt * tau_mem_inv per step; 0 switches it off.
-        count_gradient: a loss on spike counts has a zero exact gradient, for spikes move, they do
-            not appear. A positive number adds that share of the surrogate gradient ``p.method``
-            to the exact one, for every layer so built. A heuristic.
-
-    ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.
+    then v > v_th emits a spike and v becomes v_reset.
     """
 
-    _own_arguments = ("grazing_guard", "count_gradient")
+    _tuple = host.LIFParameters
+    _activations = (
+        lif_step, lif_adjoint_step, lif_feed_forward_step, lif_feed_forward_adjoint_step,
+    )  # fmt: skip
 
-    # What the host's classes define.
-    p: host.LIFParameters
-    dt: float
-    record_states: bool = False
     input_weights: Tensor
     recurrent_weights: Tensor
-    state_fallback: Callable
 
-    def __init__(
-        self, *args, grazing_guard: float = GRAZING_GUARD, count_gradient: float = 0.0, **kwargs
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._adopt(grazing_guard, count_gradient)
-
-    # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
-    # Norse: float32 constants in a float64 model are part of what Norse computes.
-    def _apply(self, fn, recurse: bool = True):
-        super()._apply(fn, recurse)
-        fields = []
-        for value in self.p:
-            if isinstance(value, torch.nn.Parameter):
-                value.data = fn(value.data).to(value.dtype)
-            elif isinstance(value, Tensor):
-                value = fn(value).to(value.dtype)
-            fields.append(value)
-        self.p = host.LIFParameters(*fields)
-        return self
-
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "p": tuple(self.p)}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
-
-    def _start(self, input_tensor: Tensor | LinearDrive, state, steps: bool = False):
-        """The state, of which each field fits one step of the input, or a zero one.
-
-        Args:
-            steps: the first dimension of the input is time.
-        """
-        if state is None:
-            return self.state_fallback(input_tensor)
-        one = self._shape_of_a_step(input_tensor, steps)
-        for name, value in state._asdict().items():
-            if value.shape == one:
-                continue
-            try:
-                torch.broadcast_shapes(value.shape, one)
-            except RuntimeError:
-                raise ValueError(
-                    f"state.{name} has shape {tuple(value.shape)}, but one step of the input "
-                    f"{tuple(input_tensor.shape)} needs {tuple(one)}; to go on with some samples "
-                    "alone, take these of every field of the state"
-                ) from None
-        return state
+    @staticmethod
+    def refusal(neuron: torch.nn.Module) -> str | None:
+        return NorseModule._other_step(neuron, NorseNeuron._activations)
 
     def _shape_of_a_step(self, input_tensor: Tensor | LinearDrive, steps: bool) -> torch.Size:
-        one = input_tensor.shape[steps:]
+        one = super()._shape_of_a_step(input_tensor, steps)
         if isinstance(self, _RECURRENT):
             one = torch.Size((*one[:-1], len(self.recurrent_weights)))
         return one
 
-    def _step(self, input_tensor: Tensor, state):
-        state = self._start(input_tensor, state)
-        running = recorder()
-        if running is None or input_tensor.is_sparse:
-            return self._advance(input_tensor, state)
-        before = _as_dict(state)
-        shape: tuple[int, ...] = input_tensor.shape
-        if "spk" in before:
-            shape = (*shape[:-1], len(self.recurrent_weights))
-        likes = {
-            name: running.like(shape, torch.promote_types(input_tensor.dtype, state.v.dtype))
-            for name in ("spk", "v", "i")
-        }
-        after = running.step(self, input_tensor, before, likes)
-        return after["spk"], _as_state(after, recurrent="spk" in before)
-
-    def _kept(self) -> dict[str, Tensor]:
-        return {}  # states belong to the caller
-
-    def _keep(self, states: dict[str, Tensor]) -> None:
-        pass
-
-    def _run_chain(
-        self, input_tensor: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
-    ) -> ChainRun:
-        recurrent = "spk" in before
-        if not wanted:
-            spikes, state, how = self._run(input_tensor, _as_state(before, recurrent=recurrent))
-            return ChainRun(spikes, {}, _as_dict(state), how)
-
-        def advance(current: Tensor, states: dict[str, Tensor]):
-            spikes, state = self._advance(current, _as_state(states, recurrent=recurrent))
-            return spikes, _as_dict(state)
-
-        obstacle = f"{' and '.join(sorted(wanted))} of every step in use"
-        return ChainRun.of_steps(input_tensor, before, sorted(wanted), advance, obstacle)
+    def _as_state(self, values: dict[str, Tensor]):
+        if isinstance(self, _RECURRENT):
+            return host.LIFState(z=values["spk"], v=values["v"], i=values["i"])
+        return host.LIFFeedForwardState(v=values["v"], i=values["i"])
 
     def _advance(self, input_tensor: Tensor, state):
         """One step in the host's order of operations: (spikes, state)."""
@@ -205,30 +116,6 @@ class NorseNeuron(ExactGradient):
         if recurrent:
             return spikes, host.LIFState(z=spikes, v=membrane, i=decayed)
         return spikes, host.LIFFeedForwardState(v=membrane, i=decayed)
-
-    def _sequence(self, input_tensor: Tensor | LinearDrive, state):
-        state = self._start(input_tensor, state, steps=True)
-        spikes, state, _ = self._run(input_tensor, state)
-        return spikes, state
-
-    def _run(self, input_tensor: Tensor | LinearDrive, state):
-        """All steps from a state: spikes, the state, and how they ran (see ``ChainRun``)."""
-        folded = input_tensor if isinstance(input_tensor, LinearDrive) else None
-        one = self._shape_of_a_step(input_tensor, steps=True)
-        obstacle = self._obstacle(folded.raster if folded else input_tensor, state, one)  # type: ignore[arg-type]
-        if folded is not None and (obstacle or not folded.prefers_events()):
-            input_tensor = folded.dense()
-        how = remark(input_tensor, obstacle)
-        if not obstacle:
-            return *self._run_fused(input_tensor, state, one), how
-        spikes, states = [], []
-        for current in input_tensor:  # type: ignore[union-attr]
-            out, state = self._advance(current, state)
-            spikes.append(out)
-            states.append(state)
-        if self.record_states:
-            state = _merge_states(states)
-        return torch.stack(spikes), state, how
 
     def _stepped(self) -> str | None:
         if self.count_gradient and isinstance(self, _RECURRENT):
@@ -304,28 +191,10 @@ class NorseNeuron(ExactGradient):
         keep_record(self, out.record)
         spikes = out.spikes.reshape(-1, *one)
         i = (out.current * decay).reshape(one)
-        v = out.membrane.reshape(one) + p.v_leak
-        if out.membrane.requires_grad:
-            inverse, end = remembered_spikes(out.membrane)
-            remember_spikes(v, Earlier(inverse.reshape(one), end.reshape(one)))
-        self._last = handed_on(v)
+        v = self._voltage(out.membrane, one)
         if recurrent is None:
             return spikes, host.LIFFeedForwardState(v=v, i=i)
         return spikes, host.LIFState(z=spikes[-1].clone(), v=v, i=i)
-
-    def _surrogate(self, over: Tensor) -> Tensor:
-        return host_threshold(over, self.p.method, self.p.alpha)
-
-
-def _as_dict(state) -> dict[str, Tensor]:
-    """The fields of a state; the spikes of a recurrent one under the name of the spikes."""
-    return {"spk" if name == "z" else name: value for name, value in state._asdict().items()}
-
-
-def _as_state(values: dict[str, Tensor], *, recurrent: bool):
-    if recurrent:
-        return host.LIFState(z=values["spk"], v=values["v"], i=values["i"])
-    return host.LIFFeedForwardState(v=values["v"], i=values["i"])
 
 
 class LIFCell(NorseNeuron, host.LIFCell):

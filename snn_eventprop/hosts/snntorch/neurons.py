@@ -1,184 +1,44 @@
-"""``Leaky``, ``RLeaky``, ``Synaptic`` and ``RSynaptic`` of snnTorch with exact gradients.
-
-Over 400 lines: what the four classes share is one mixin, which mirrors the host's steps.
-"""
+"""``Leaky``, ``RLeaky``, ``Synaptic``, ``RSynaptic`` and ``Lapicque`` with exact gradients."""
 
 from __future__ import annotations
-
-import weakref
-from collections.abc import Callable
 
 import snntorch
 import torch
 from torch import Tensor
 
+from ... import discretisation
 from ...diagnostics import keep_record
-from ..adapter import GRAZING_GUARD, ExactGradient, handed_on
+from ..adapter import handed_on
 from ..fusion.chain_recorder import recorder, whole
 from ..fusion.chains import ChainRun, remark
 from ..linear_current import LinearDrive
 from ..sequence import Before, Dynamics, count_slopes, run_sequence
 from ..step import Reset, emit, inverse_slopes
 from ..step_memory import earlier_spikes
-from ._surrogates import portable
+from .reset_by_hand import LastStep
+from .states import StatefulNeuron
 
 
-class SnnTorchNeuron(ExactGradient):
-    r"""What the four classes share: snnTorch's step, with the gradient of ``hosts.step``.
+class SnnTorchNeuron(StatefulNeuron):
+    """snnTorch's step and whole sequences of it, with the gradient of ``hosts.step``."""
 
-    .. math:: I[k] = \alpha I[k-1] + X[k], \qquad U[k] = \beta U[k-1] + I[k] - R[k]\,\theta
+    _of_last_call = ("_last", "_last_step")
+    _last_step: LastStep | None = None  # without reset
+    _by_hand = False  # whether its caller has written out a reset
 
-    (alpha = 0 for Leaky.) A mixin in front of the host's class, which keeps constructor,
-    parameters and names.
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(s, c, m) of ``discretisation``."""
+        beta = self.beta.clamp(0, 1)
+        alpha = self.alpha.clamp(0, 1) if "syn" in self._states else torch.zeros_like(beta)
+        return discretisation.snntorch(alpha, beta)
 
-    Args (beyond the host's, keyword only):
-        grazing_guard: smallest slope of U at a spike used in the gradient, in units of
-            threshold * (1 - beta); 0 switches it off.
-        count_gradient: a loss on spike counts has a zero exact gradient, for spikes move, they do
-            not appear. A positive number adds that share of the surrogate gradient of
-            ``spike_grad`` to the exact one, for every layer so built. A heuristic.
-        multi_step: ``forward`` takes a whole sequence [T, B, ...] instead of one step [B, ...].
+    def _leak(self) -> Tensor:
+        """m, the factor of the membrane in a step."""
+        return self.beta.clamp(0, 1)
 
-    ``spike_grad`` and ``surrogate_disable`` are accepted; without ``count_gradient`` they have no
-    effect. ``inhibition`` raises: the winner of a step has no differentiable time.
-    """
-
-    _own_arguments = ("grazing_guard", "count_gradient", "multi_step")
-    _states: tuple[str, ...] = ("mem",)
-
-    # What the host's classes define.
-    alpha: Tensor
-    beta: Tensor
-    threshold: Tensor
-    graded_spikes_factor: Tensor
-    spk: Tensor
-    syn: Tensor
-    mem: Tensor
-    recurrent: Callable[[Tensor], Tensor]
-    spike_grad: Callable[[Tensor], Tensor]
-    state_quant: Callable[[Tensor], Tensor] | None
-    reset_mechanism: str
-    reset_delay: bool
-    inhibition: bool
-    init_hidden: bool
-    output: bool
-
-    def __init__(
-        self,
-        *args,
-        grazing_guard: float = GRAZING_GUARD,
-        count_gradient: float = 0.0,
-        multi_step: bool = False,
-        **kwargs,
-    ) -> None:
-        known = snntorch.SpikingNeuron.instances
-        before = len(known)
-        try:
-            super().__init__(*args, **kwargs)
-            refusal = self.refusal(self)
-            if refusal:
-                raise ValueError(f"{refusal}; use snntorch.{type(self).__name__} for this layer")
-            self._adopt(grazing_guard, count_gradient, multi_step)
-        except Exception:
-            del known[before:]  # or snntorch.utils.reset would meet half a neuron
-            raise
-
-    @staticmethod
-    def refusal(neuron: snntorch.SpikingNeuron) -> str | None:
-        """Why this neuron of the host cannot have an exact gradient, if so."""
-        if neuron.inhibition:
-            return "inhibition=True has no exact gradient: being the largest is no spike time"
-        return None
-
-    def _adopt(
-        self,
-        grazing_guard: float = GRAZING_GUARD,
-        count_gradient: float = 0.0,
-        multi_step: bool = False,
-    ) -> None:
-        """Turn an instance of the host's class, whose class has been set to ours, into ours."""
-        super()._adopt(grazing_guard, count_gradient)
-        self.multi_step = bool(multi_step)
-        self.spike_grad = portable(self.spike_grad)
-        self._enlist()
-        for name in self._states:
-            if name in self._buffers:
-                self._non_persistent_buffers_set.discard(name)
-                setattr(self, name, self._buffers.pop(name))
-
-    def extra_repr(self) -> str:
-        shown = super().extra_repr()
-        return f"{shown}, multi_step=True" if self.multi_step else shown
-
-    def _release(self) -> None:
-        """Undo ``_adopt``, but for ``spike_grad``, which is the same function."""
-        super()._release()
-        for name in self._states:
-            self.register_buffer(name, self.__dict__.pop(name).detach(), persistent=False)
-
-    # States are plain attributes, not buffers: DDP would broadcast buffers from rank 0.
-    def _init_mem(self) -> None:
-        for name in self._states:
-            setattr(self, name, torch.zeros(0))
-
-    def reset_mem(self) -> Tensor | tuple[Tensor, ...]:
-        """Set all states to zero, keeping their shapes, and return them."""
-        for name in self._states:
-            setattr(self, name, torch.zeros_like(getattr(self, name), requires_grad=False))
-        states = tuple(getattr(self, name) for name in self._states)
-        return states if len(states) > 1 else states[0]
-
-    def _apply(self, fn, recurse: bool = True):
-        super()._apply(fn, recurse)
-        for name in self._states:
-            setattr(self, name, fn(getattr(self, name)))
-        return self
-
-    def __getstate__(self) -> dict:
-        state = super().__getstate__()
-        for name in (*self._states, "reset"):
-            if isinstance(state.get(name), Tensor):
-                state[name] = state[name].detach()
-        return state
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        self._enlist()
-
-    def _enlist(self) -> None:
-        """Be on snnTorch's list, by which ``utils.reset`` finds neurons, as a copy too.
-
-        By a weak reference, for what stands on the list itself is never freed.
-        """
-        known = snntorch.SpikingNeuron.instances
-        mine = self, *weakref.getweakrefs(self)
-        if any(entry is own for entry in known for own in mine):
-            return
-
-        def leave(dead) -> None:
-            # The place stays until the next one comes: snnTorch may be counting through the list.
-            known[:] = [None if entry is dead else entry for entry in known]
-
-        known[:] = [entry for entry in known if entry is not None]
-        known.append(weakref.proxy(self, leave))
-
-    def _start(self, given: dict[str, Tensor | None], like: Tensor) -> None:
-        if self.init_hidden and any(value is not None for value in given.values()):
-            names = ", ".join(name for name, value in given.items() if value is not None)
-            raise TypeError(
-                f"{names} must not be passed while init_hidden=True: the layer keeps its own "
-                "state (clear it with reset_mem())"
-            )
-        for name in self._states:
-            if given.get(name) is not None:
-                setattr(self, name, given[name])
-            if getattr(self, name).shape != like.shape:
-                setattr(self, name, torch.zeros_like(like))
-
-    def _returned(self, spikes: Tensor):
-        if self.init_hidden and not self.output:
-            return spikes
-        return spikes, *(getattr(self, name) for name in self._states if name != "spk")
+    def _driven(self, input_: Tensor) -> Tensor:
+        """c times the input current, in the host's order of operations."""
+        return input_
 
     def _call(self, input_: Tensor, **given: Tensor | None):
         if self.multi_step:
@@ -192,13 +52,6 @@ class SnnTorchNeuron(ExactGradient):
         after = running.step(self, input_, self._kept(), likes)
         self._keep({name: after[name] for name in self._states})
         return self._returned(after["spk"])
-
-    def _kept(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in self._states}
-
-    def _keep(self, states: dict[str, Tensor]) -> None:
-        for name, value in states.items():
-            setattr(self, name, value)
 
     def _run_chain(
         self, input_: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
@@ -243,9 +96,11 @@ class SnnTorchNeuron(ExactGradient):
             Spikes, the membrane of every step if asked, and how they ran (see ``ChainRun``).
         """
         obstacle = self._obstacle(input_.raster if isinstance(input_, LinearDrive) else input_)
-        if isinstance(input_, LinearDrive) and (obstacle or not input_.prefers_events()):
+        # A reset by hand would come between steps.
+        single = self.reset_mechanism == "none" and input_.shape[0] == 1
+        if isinstance(input_, LinearDrive) and (obstacle or single or not input_.prefers_events()):
             input_ = input_.dense()
-        if obstacle:
+        if obstacle or single:
             assert isinstance(input_, Tensor)
             run = self._run_steps(input_, trace)
         elif self.reset_mechanism == "none":
@@ -302,8 +157,7 @@ class SnnTorchNeuron(ExactGradient):
         return None
 
     def _run_fused(self, input_: Tensor | LinearDrive, trace: bool) -> tuple[Tensor, Tensor | None]:
-        alpha = self.alpha.clamp(0, 1) if "syn" in self._states else torch.zeros_like(self.beta)
-        beta = self.beta.clamp(0, 1)
+        alpha, gain, beta = self._factors()
         recurrent = None
         if "spk" in self._states:
             assert isinstance(self.recurrent, torch.nn.Linear)  # see _stepped
@@ -320,7 +174,7 @@ class SnnTorchNeuron(ExactGradient):
         out = run_sequence(
             input_,
             Dynamics(
-                alpha, torch.ones_like(beta), beta, self.threshold,
+                alpha, gain, beta, self.threshold,
                 (self.grazing_guard * (1 - beta) * self.threshold).detach(),
                 f"later_{reset}" if self.reset_delay else reset,
             ),
@@ -341,12 +195,11 @@ class SnnTorchNeuron(ExactGradient):
 
     def _run_levels(self, input_: Tensor | LinearDrive) -> tuple[Tensor, Tensor]:
         """All steps without a reset: integrators on the engine, then levels H(U - threshold)."""
-        beta, threshold = self.beta.clamp(0, 1), self.threshold
-        alpha = self.alpha.clamp(0, 1) if "syn" in self._states else torch.zeros_like(beta)
+        (alpha, gain, beta), threshold = self._factors(), self.threshold
         out = run_sequence(
             input_,
             Dynamics(
-                alpha, torch.ones_like(beta), beta, torch.full_like(beta, torch.inf),
+                alpha, gain, beta, torch.full_like(beta, torch.inf),
                 torch.zeros_like(beta), "none",
             ),
             Before(self.mem, alpha * self.syn if "syn" in self._states else None),
@@ -374,7 +227,8 @@ class SnnTorchNeuron(ExactGradient):
     def _advance(self, input_: Tensor) -> Tensor:
         """One step in the host's order of operations; spikes before ``graded_spikes_factor``."""
         self._record = None
-        beta, threshold, before = self.beta.clamp(0, 1), self.threshold, self.mem
+        beta, threshold, before = self._leak(), self.threshold, self._entering()
+        driven = self._driven(input_)
         has_synapse, subtract = "syn" in self._states, self.reset_mechanism == "subtract"
         with torch.no_grad():
             reset = (before - threshold > 0).to(before.dtype)
@@ -384,12 +238,12 @@ class SnnTorchNeuron(ExactGradient):
             entering = before + ((1 - reset) * before - before).detach()
 
         if has_synapse:
-            current = self.alpha.clamp(0, 1) * self.syn + input_
+            current = self.alpha.clamp(0, 1) * self.syn + driven
             if "spk" in self._states:
                 current = current + self.recurrent(self.spk)
             free = beta * entering + current
         else:
-            current, free = input_, beta * entering + input_
+            current, free = driven, beta * entering + driven
             if "spk" in self._states:
                 back = self.recurrent(self.spk)
                 current, free = current + back, free + back
@@ -407,7 +261,9 @@ class SnnTorchNeuron(ExactGradient):
             over = shown - threshold
             spikes = (over > 0).to(tested.dtype)
             membrane = tested
-            if not self.reset_delay and subtract:
+            if self._by_hand:
+                membrane = tested - spikes * threshold
+            elif not self.reset_delay and subtract:
                 membrane = tested - (spikes - reset) * threshold
             elif not self.reset_delay and self.reset_mechanism == "zero":
                 membrane = tested - (spikes - reset) * tested
@@ -415,7 +271,7 @@ class SnnTorchNeuron(ExactGradient):
             current = self.state_quant(current)
         kind: Reset
         if self.reset_mechanism == "none":
-            kind = "none"
+            kind = "immediate" if self._by_hand else "none"
         else:
             kind = "delayed" if self.reset_delay else "immediate"
         rest = ((1 - beta) * threshold).detach()  # what leaks from V at the threshold per step
@@ -429,13 +285,15 @@ class SnnTorchNeuron(ExactGradient):
                 return inverse_slopes(over > 0, slope, over, floor, threshold)
 
         counts = self._count_slope()
+        slope = current.detach() - rest
+        raw = spikes
         spikes, mem = emit(
             free,
             before,
             tested=tested,
             spikes=spikes,
             membrane=membrane,
-            slope=current.detach() - rest,
+            slope=slope,
             floor=floor,
             threshold=threshold,
             reset=kind,
@@ -444,13 +302,36 @@ class SnnTorchNeuron(ExactGradient):
             recover=recover if has_synapse and self.reset_delay else None,
             count_slope=None if counts is None else counts(over),
         )
+
+        def after() -> Tensor:
+            return emit(
+                free, before, tested=tested, spikes=raw, membrane=tested - raw * threshold.detach(),
+                slope=slope, floor=floor, threshold=threshold, reset="immediate",
+            )[1]  # fmt: skip
+
         spikes = spikes * self.graded_spikes_factor
+        if self._by_hand:
+            after_reset, mem = mem, free + (tested - free).detach()
+            self._last_step = LastStep(mem, spikes, lambda: after_reset)
+        elif kind == "none" and mem.requires_grad and not torch.compiler.is_compiling():
+            self._last_step = LastStep(mem, spikes, after)
         self.reset, self.mem, self._last = reset, mem, handed_on(mem)
         if has_synapse:
             self.syn = current
         if "spk" in self._states:
             self.spk = spikes
         return spikes
+
+    def _entering(self) -> Tensor:
+        """The membrane before a step. One that its caller has reset comes with its gradient."""
+        entering, last = self.mem, self._last_step
+        self._last_step = None
+        if last is None or not (torch.is_grad_enabled() and entering.requires_grad):
+            return entering
+        by_hand = entering is not last.membrane and last.resets_to(entering, self.threshold)
+        if bool(last.spikes.any()):
+            self._by_hand = by_hand
+        return last.after() if by_hand else entering
 
 
 class Leaky(SnnTorchNeuron, snntorch.Leaky):
@@ -495,3 +376,34 @@ class RSynaptic(SnnTorchNeuron, snntorch.RSynaptic):
         mem: Tensor | None = None,
     ):
         return self._call(input_, spk=spk, syn=syn, mem=mem)
+
+
+class Lapicque(SnnTorchNeuron, snntorch.Lapicque):
+    r"""``snntorch.Lapicque``; see ``Leaky`` for what its gradient means.
+
+    .. math:: U[k] = (1 - \Delta t / RC)\, U[k-1] + X[k]\, \Delta t / C - R[k]\,\theta
+    """
+
+    reset_delay = True
+    R: Tensor
+    C: Tensor
+    time_step: Tensor
+
+    @staticmethod
+    def refusal(neuron: snntorch.Lapicque) -> str | None:
+        if isinstance(neuron.beta, torch.nn.Parameter):
+            return "learn_beta=True: C is computed from beta once, in the constructor"
+        return SnnTorchNeuron.refusal(neuron)
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None):
+        return self._call(input_, mem=mem)
+
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        rate = self.time_step / (self.R * self.C)
+        return torch.zeros_like(rate), rate * self.R, 1 - rate
+
+    def _leak(self) -> Tensor:
+        return 1 - self.time_step / (self.R * self.C)
+
+    def _driven(self, input_: Tensor) -> Tensor:
+        return input_ * self.R * (1 / (self.R * self.C)) * self.time_step
