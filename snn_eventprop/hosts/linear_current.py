@@ -51,7 +51,7 @@ class LinearDrive:
         return replace(self, bias=bias if self.bias is None else self.bias + bias)
 
     def prefers_events(self) -> bool:
-        """Whether running from event to event is worth it."""
+        """Whether running from event to event is faster than a dense product."""
         raster, neurons = self.raster, len(self.weight)
         if raster.ndim != 3 or raster.dtype != self.weight.dtype:
             return False

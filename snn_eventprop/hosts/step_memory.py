@@ -20,7 +20,7 @@ class Earlier(NamedTuple):
 
     Attributes:
         inverse: 1 / (V' dt) of its spikes; 0 where there is none.
-        end: zeros, whose gradients tell the step where another one followed.
+        end: zeros, whose gradients show the step where another one followed.
     """
 
     inverse: Tensor

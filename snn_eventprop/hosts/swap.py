@@ -113,20 +113,20 @@ def swap(
     """Give every neuron of snnTorch or Norse in ``model`` its exact gradient.
 
     Spikes, states, parameters, ``state_dict`` and calls stay what they are; only the backward
-    pass changes. A table tells what was swapped, what was left, and why.
+    pass changes. A table lists what was swapped, what was left, and why.
 
     Args:
         model: any module; its submodules are searched, however deep.
         inplace: change ``model`` itself. By default a deep copy is changed and returned.
         grazing_guard: smallest slope of the membrane at a spike used in the gradient (see the
-            layers). None: 0.05, or what neurons have that are swapped already.
+            layers). None: 0.05; neurons that are swapped already keep theirs.
         count_gradient: share of the host's surrogate gradient added to the exact one. Losses on
-            spike counts or rates (``ce_rate_loss``, ``mse_count_loss``, ...) need it: spikes
-            move, they do not appear, so the exact gradient of a count is zero. A heuristic.
-            None: 0, or what neurons have that are swapped already.
+            spike counts or rates (``ce_rate_loss``, ``mse_count_loss``, ...) need it: the exact
+            gradient describes spikes that move, so that of a count is zero. A heuristic.
+            None: 0; neurons that are swapped already keep theirs.
         fuse: let a forward pass with a loop over time run layer by layer: each neuron's steps as
-            one sequence on the fused engine, the linear layer in front folded in. The same spikes
-            and gradients, sooner. ``model.fusion`` tells after a call what was run at once; a
+            one sequence on the fused engine, with the linear layer in front folded in. Spikes and
+            gradients stay the same. After a call, ``model.fusion`` shows what ran as a sequence. A
             forward pass that needs values while it runs stays as written, with one warning, until
             it is swapped with ``fuse=True`` again. Of a model in ``DistributedDataParallel``, its
             ``module`` is fused.
@@ -146,11 +146,14 @@ def swap(
     target = model if inplace else _copied(model)
     rows = list(_walk(target, _pairs(), options, fuse))
     if fuse:
-        fused = _fuse(target)
+        fused: Any = _fuse(target)
         name = next(name for name, module in target.named_modules() if module is fused)
-        rows.append(
-            Row(name, type(fused).__name__, "forward pass runs layer by layer: see .fusion")
+        outcome = (
+            f"forward pass runs as written: {fused._reason}"
+            if fused._reason
+            else "forward pass runs layer by layer: see .fusion"
         )
+        rows.append(Row(name, type(fused).__name__, outcome))
     if verbose:
         print(_table(rows))
         if not count_gradient and any(row.outcome.startswith("swapped") for row in rows):

@@ -39,7 +39,7 @@ def of_module(name, **members):
 def toy(monkeypatch, tmp_path):
     """A host library, our neurons for it, and the folder that describes it."""
     snntorch = pytest.importorskip("snntorch")
-    from snn_eventprop.hosts.snntorch.neurons import SnnTorchNeuron
+    from snn_eventprop.hosts.snntorch.steps import SnnTorchNeuron
 
     class Cell(snntorch.Leaky):
         pass

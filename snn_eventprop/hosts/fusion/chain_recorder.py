@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.module import _global_forward_hooks
 
 from ..linear_current import LinearDrive
 from .chains import Chain, Output, Stack
@@ -102,11 +103,15 @@ class FusingRecorder(Recorder):
         entering = node_of(current)
         entering.use()
         chain.inputs.append(entering)
+        # A hook may keep the states of every step.
+        hooked = bool(neuron._forward_hooks or _global_forward_hooks)
         outputs: dict[str, Output] = {}
         after: dict[str, Tensor] = {}
         for name, like in likes.items():
             outputs[name] = node = Output(chain, len(chain.outputs), name)
             node.like = like
+            if hooked:
+                node.use()
             after[name] = Deferred(like, current.device, node)
         chain.outputs.append(outputs)
         return after

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..linear_current import LinearDrive
 from .lazy_tensor import node_of
-from .nodes import Call, Node, NotDeferrable, leaves
+from .nodes import Call, Known, Node, NotDeferrable, leaves
 from .recorder import REPEATABLE
 
 # Functions that treat every sample alone, and the number of dimensions for which they do (0: any):
@@ -71,12 +71,15 @@ def remark(drive: Tensor | LinearDrive, obstacle: str | None) -> str:
 class Chain(Node):
     """Consecutive steps of one neuron, from an initial state."""
 
+    once = True
+
     def __init__(self, neuron: Any, before: dict[str, Tensor]) -> None:
         self.neuron = neuron
         self.before = {name: node_of(value) for name, value in before.items()}
         self.inputs: list[Node] = []
         self.outputs: list[dict[str, Output]] = []
         self.closed: list[Node] | None = None
+        self.length = 0
         self.last: dict[str, Tensor] = {}
         self.history: dict[str, Any] = {}
         self.remark = ""
@@ -100,15 +103,25 @@ class Chain(Node):
         run: ChainRun = self.neuron._run_chain(self.drive.value, before, wanted)
         self.last, self.remark = run.last, run.remark
         self.history = {**run.history, "spk": run.spikes}
+        self.length = len(self.outputs)
         for name, output in self.outputs[-1].items():
             value = run.spikes if name == "spk" else self.last[name]
-            lead = (len(self.outputs),) if name == "spk" else ()
+            lead = (self.length,) if name == "spk" else ()
             like = output.like
             if value.shape != torch.Size((*lead, *like.shape)) or value.dtype != like.dtype:
                 raise NotDeferrable(
                     f"states of {type(self.neuron).__name__} are not of the shape and type of its "
                     "input; start it from zeros of that shape and type"
                 )
+
+    def let_go(self) -> None:
+        """Drop what has led to the results.
+
+        Outputs refer to their chain. Were it to refer to them as well, both would wait for
+        Python's garbage collector, and the memory of a forward pass with them.
+        """
+        self.inputs, self.outputs, self.closed, self.before = [], [], [], {}
+        self.drive = Known(None)
 
     @functools.cached_property
     def steps(self) -> dict[str, Sequence[Tensor]]:
@@ -134,7 +147,7 @@ class Output(Node):
         return (self.chain,)
 
     def compute(self) -> Tensor:
-        if self.name != "spk" and self.step == len(self.chain.outputs) - 1:
+        if self.name != "spk" and self.step == self.chain.length - 1:
             return self.chain.last[self.name]
         return self.chain.steps[self.name][self.step]
 

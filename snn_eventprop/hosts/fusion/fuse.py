@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,15 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..adapter import ExactGradient
 from ..made_classes import make_class
 from .chain_recorder import FusingRecorder, recorder
+from .chains import Chain
 from .lazy_tensor import Deferred
 from .module_state import Snapshot
 from .nodes import NotDeferrable, leaves, mapped
 
+_NOTHING_TO_FUSE = "no neuron in it has an exact gradient"
 _PATIENCE = 10  # calls in a row that were no use, after which a model is no longer recorded
 
 
@@ -82,11 +86,13 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
     try:
         record, result = _layer_by_layer(model, plain, args, kwargs)
     except NotDeferrable as error:
-        reason, conclude = str(error), model._give_up
+        reason, conclude = f"{_place(model, error)}{error}", model._give_up
     except Exception as error:
         reason, conclude = str(error) or type(error).__name__, model._pass_over
     else:
         _note(model, record)
+        for chain in record.chains:
+            chain.let_go()
         return result
     # Whatever the error was, the forward pass as written decides; its own errors are raised by it,
     # out here, where nothing that the attempt has made is held any longer.
@@ -94,6 +100,18 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
     result = plain(*args, **kwargs)
     conclude(reason)
     return result
+
+
+def _place(model: nn.Module, error: BaseException) -> str:
+    """The submodule in whose forward pass an error has come up, as a prefix of its message."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if names.get(id(owner)) and trace.tb_frame.f_code.co_name == "forward":
+            found = owner
+        trace = trace.tb_next
+    return "" if found is None else f"in {names[id(found)]} ({type(found).__name__}), "
 
 
 def _layer_by_layer(
@@ -117,13 +135,23 @@ def _note(model: Any, record: FusingRecorder) -> None:
         model._idle += 1
         if model._idle == _PATIENCE:
             model._give_up("each call is one step; put the loop over time into a forward pass")
+    model._fusion = _summary(model, record.chains) or f"{record.sequences} sequences"
+
+
+def _summary(model: nn.Module, chains: list[Chain]) -> str:
+    """How the chains ran. Neurons that ran alike are listed together."""
     names = {id(module): name for name, module in model.named_modules()}
-    model._fusion = (
-        "; ".join(
-            f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps{chain.remark}"
-            for chain in record.chains
-        )
-        or f"{record.sequences} sequences"
+    runs: dict[str, Counter[str]] = {}
+    for chain in chains:
+        how = f"{len(chain.outputs)} step{'s' * (len(chain.outputs) != 1)}{chain.remark}"
+        runs.setdefault(names.get(id(chain.neuron), "(not in the model)"), Counter())[how] += 1
+    alike: dict[str, list[str]] = {}
+    for name, counts in runs.items():
+        parts = [how if count == 1 else f"{count} times {how}" for how, count in counts.items()]
+        alike.setdefault(" and ".join(parts), []).append(name or "(model)")
+    return "; ".join(
+        f"{', '.join(found)}{f' ({len(found)} neurons)' if len(found) > 1 else ''}: {how}"
+        for how, found in alike.items()
     )
 
 
@@ -152,6 +180,8 @@ def fuse(model: nn.Module) -> nn.Module:
         _forget(model)
     else:
         model.__class__ = fused_class(cls)
+    if not any(isinstance(module, ExactGradient) for module in model.modules()):
+        vars(model)["_reason"] = _NOTHING_TO_FUSE
     return model
 
 

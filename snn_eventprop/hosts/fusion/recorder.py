@@ -84,8 +84,8 @@ def _need(function: Any, error: Exception | None = None) -> str:
         return f"{name} needs values; move .{name}() after the forward pass"
     if name in _DECISIONS:
         return f"{name} needs values; decide by those of neurons after the forward pass"
-    told = f" ({error})" if error else ""
-    return f"{name} needs values{told}; call it after the forward pass, on the results"
+    cause = f" ({error})" if error else ""
+    return f"{name} needs values{cause}; call it after the forward pass, on the results"
 
 
 _REUSED = "a tensor is written into after it was used; make a new one for each step"
@@ -127,6 +127,7 @@ class Recorder:
 
     def __exit__(self, *error) -> None:
         self._creations.__exit__(*error)
+        del self._creations.recorder  # which is a circle
         set_active(None)
 
     @staticmethod
@@ -201,9 +202,8 @@ class Recorder:
     def _written(self, func: Any, args: Sequence[Any], kwargs: dict, why: str) -> Deferred:
         """What an operation in place leaves: the same tensor with another node.
 
-        Every reference to the tensor sees that, as it would see the write; a node that was taken
-        from it before stands for the value it had then. Where its memory is that of another tensor
-        as well, which would change with it, this is impossible.
+        Every reference to the tensor sees the new node, as it would see the write. A node that was
+        taken from it before keeps the old value. This fails where another tensor shares the memory.
         """
         target = args[0] if args else None
         owned = isinstance(target, Deferred) and target.own
@@ -234,8 +234,7 @@ class Recorder:
     ) -> Any:
         """The result with values, if they are known already.
 
-        Where a gradient would have to pass through what comes around ``func``, which nobody has
-        taken down (the apply of an autograd.Function), only without gradients.
+        An autograd.Function around ``func`` is not recorded. Then the result must need no gradient.
         """
         given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Deferred)]
         if not all(t.node.free and (differentiable or not t.requires_grad) for t in given):

@@ -26,8 +26,8 @@ class NorseModule(ExactGradient):
     Args (beyond the host's, keyword only):
         grazing_guard: smallest slope of v at a spike used in the gradient, in units of
             (v_th - v_leak) * dt * tau_mem_inv per step; 0 switches it off.
-        count_gradient: a loss on spike counts has a zero exact gradient, for spikes move, they do
-            not appear. A positive number adds that share of the surrogate gradient ``p.method``
+        count_gradient: the exact gradient of a spike count is zero, as it describes spikes that
+            move. A positive number adds that share of the surrogate gradient ``p.method``
             to the exact one, for every layer so built. A heuristic.
 
     ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.

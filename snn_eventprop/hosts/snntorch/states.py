@@ -14,7 +14,7 @@ from ._surrogates import portable
 
 
 class StatefulNeuron(ExactGradient):
-    r"""What the four classes share: snnTorch's step, with the gradient of ``hosts.step``.
+    r"""The base of our neurons for snnTorch, with the gradient of ``hosts.step``.
 
     .. math:: I[k] = \alpha I[k-1] + X[k], \qquad U[k] = \beta U[k-1] + I[k] - R[k]\,\theta
 
@@ -24,8 +24,8 @@ class StatefulNeuron(ExactGradient):
     Args (beyond the host's, keyword only):
         grazing_guard: smallest slope of U at a spike used in the gradient, in units of
             threshold * (1 - beta); 0 switches it off.
-        count_gradient: a loss on spike counts has a zero exact gradient, for spikes move, they do
-            not appear. A positive number adds that share of the surrogate gradient of
+        count_gradient: the exact gradient of a spike count is zero, as it describes spikes that
+            move. A positive number adds that share of the surrogate gradient of
             ``spike_grad`` to the exact one, for every layer so built. A heuristic.
         multi_step: ``forward`` takes a whole sequence [T, B, ...] instead of one step [B, ...].
 
