@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import io
 import pickle
 import warnings
@@ -104,38 +103,6 @@ def test_sparse_input_runs_as_events(monkeypatch):
         assert len(folded) == 2
         fused(torch.rand(STEPS, BATCH, INPUTS))
     assert len(folded) < 4
-
-
-def test_fusion_tells_what_was_done_for_what_reason():
-    def told(x, neuron, names=("mem",)):
-        fused = snn_eventprop.swap(Dense(neuron, names), fuse=True, verbose=False)
-        fused(x)
-        return fused.fusion
-
-    many = torch.rand(STEPS, BATCH, INPUTS)
-    few = (many < 0.01).float()
-    first = told(few, lambda size: snntorch.Leaky(beta=0.9, threshold=5.0))
-    assert first == "lif1, lif2 (2 neurons): 25 steps, linear layer folded"
-    assert told(many, lambda size: snntorch.Leaky(beta=0.9)) == ("lif1, lif2 (2 neurons): 25 steps")
-    for why, names, neuron in (
-        ("immediate reset by subtraction", ("mem",),
-         lambda size: snntorch.Leaky(beta=0.9, reset_delay=False)),
-        ("recurrent weights that are no matrix", ("spk", "mem"),
-         lambda size: snntorch.RLeaky(beta=0.9, all_to_all=False)),
-    ):  # fmt: skip
-        assert told(few, neuron, names) == f"lif1, lif2 (2 neurons): 25 steps, one by one ({why})"
-
-    class WithCurrents(Dense):
-        def call(self, layer, current, states):
-            spk, syn, mem = layer(current, *states)
-            return spk + syn, [syn, mem]
-
-    model = WithCurrents(lambda size: snntorch.Synaptic(alpha=0.8, beta=0.9), ("syn", "mem"))
-    fused = snn_eventprop.swap(model, fuse=True, verbose=False)
-    fused(few)
-    assert fused.fusion == (
-        "lif1, lif2 (2 neurons): 25 steps, one by one (syn of every step in use)"
-    )
 
 
 def test_long_sequences_do_not_reach_the_limit_of_recursion():
@@ -379,132 +346,3 @@ def test_swapping_again_lets_a_model_try_again():
         snn_eventprop.swap(again, inplace=True, fuse=True, verbose=False)
         again(input_of("Leaky"))
         assert "25 steps" in again.fusion
-
-
-class _Deep(nn.Module):
-    def __init__(self, depth):
-        super().__init__()
-        self.fc = nn.ModuleList(nn.Linear(5, 5) for _ in range(depth))
-        self.lif = nn.ModuleList(
-            snntorch.Leaky(beta=0.9, reset_delay=False) for _ in range(depth)
-        )  # fmt: skip
-
-    def forward(self, x):
-        states, out = [lif.reset_mem() for lif in self.lif], []
-        for current in x:
-            for k, (fc, lif) in enumerate(zip(self.fc, self.lif, strict=True)):
-                current, states[k] = lif(3 * fc(current), states[k])
-            out.append(current)
-        return torch.stack(out)
-
-
-def test_neurons_with_one_reason_are_named_in_one_line():
-    fused = snn_eventprop.swap(_Deep(4), fuse=True, verbose=False)
-    fused(torch.rand(STEPS, BATCH, 5))
-    assert fused.fusion == (
-        "lif.0, lif.1, lif.2, lif.3 (4 neurons): 25 steps, one by one "
-        "(immediate reset by subtraction)"
-    )
-
-
-def test_a_model_without_swapped_neurons_says_so_and_runs_as_written(capsys):
-    class Plain(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lif = snntorch.Alpha(0.9, 0.8, init_hidden=True)
-
-        def forward(self, x):
-            return torch.stack([self.lif(current) for current in x])
-
-    fused = snn_eventprop.swap(Plain(), fuse=True)
-    why = "no neuron in it has an exact gradient"
-    assert f"forward pass runs as written: {why}" in capsys.readouterr().out
-    assert fused.fusion == f"step by step: {why}"
-    x = torch.rand(4, 2, 3)
-    assert torch.equal(fused(x), Plain()(x))
-
-
-def test_hooks_may_keep_the_outputs_of_single_steps():
-    """Of neurons and of layers between them; their gradients are those of the loop."""
-    kept = {}
-    results = []
-    stepped, fused = stepped_and_fused(model_of("Leaky"))
-    for model in (stepped, fused):
-        kept[model] = []
-        for layer in (model.lif1, model.fc2, model.lif2):
-            layer.register_forward_hook(lambda _, given, out, to=kept[model]: to.append(out))
-        model(input_of("Leaky"))
-        spikes = torch.stack([out[0] for out in kept[model][::3]])
-        currents = torch.stack(kept[model][1::3])
-        membranes = torch.stack([out[1] for out in kept[model][2::3]])
-        weight = torch.linspace(-1, 1, STEPS)[:, None, None]
-        loss = (weight * spikes).sum() + (weight * currents).sum() + (weight * membranes).sum()
-        gradients = torch.autograd.grad(loss, model.fc1.weight)
-        results.append(((spikes, currents, membranes), gradients))
-    assert results[0][0][0].sum() > 10 and "25 steps" in fused.fusion
-    assert_same(results[1], results[0])
-
-
-def test_a_hook_that_keeps_what_nothing_needs_is_told_so():
-    class Unused(Dense):
-        def forward(self, x):
-            mem, out = None, []
-            for current in x:
-                spk, mem = self.lif1(self.fc1(current), mem)
-                out.append(spk)
-                self.cell(current)
-            return torch.stack(out)
-
-    model = Unused(lambda size: snntorch.Leaky(beta=0.9), ("mem",))
-    model.cell = norse.LIFCell()
-    fused = snn_eventprop.swap(model, fuse=True, verbose=False)
-    kept = []
-    fused.cell.register_forward_hook(lambda _, given, out: kept.append(out[0]))
-    fused(input_of("Leaky"))
-    with pytest.raises(RuntimeError, match="nothing that the pass has returned needs it"):
-        torch.stack(kept)
-
-
-def test_a_reset_written_out_in_the_loop_keeps_its_gradient():
-    """Each step is a sequence of its own then, as in the network of ``docs/export.md``."""
-
-    class ByHand(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.lif = nn.Linear(5, 4), snntorch.Synaptic(0.8, 0.9, reset_mechanism="none")
-
-        def forward(self, x):
-            syn = mem = torch.zeros(x.shape[1], 4)
-            out = []
-            for current in x:
-                spk, syn, mem = self.lif(self.fc(current), syn, mem)
-                mem = mem - self.lif.threshold * spk
-                out.append(spk)
-            return (torch.stack(out),)
-
-    torch.manual_seed(0)
-    stepped, fused = stepped_and_fused(ByHand())
-    x = torch.rand(STEPS, BATCH, 5) * 2
-    expected = results_of(stepped, x)
-    assert expected[0][0].sum() > 10
-    assert_same(results_of(fused, x), expected)
-
-
-def test_a_training_step_leaves_no_tensors_to_the_garbage_collector():
-    """Circles of references would hold the memory of forward passes until it comes round."""
-    fused = snn_eventprop.swap(model_of("Leaky"), fuse=True, verbose=False)
-    x = input_of("Leaky")
-
-    def tensors_after(steps):
-        for _ in range(steps):
-            fused.zero_grad()
-            fused(x)[1].square().mean().backward()
-        return sum(issubclass(type(known), torch.Tensor) for known in gc.get_objects())
-
-    tensors_after(3)
-    gc.collect()
-    gc.disable()
-    try:
-        assert tensors_after(1) == tensors_after(10)
-    finally:
-        gc.enable()
