@@ -27,7 +27,7 @@ class Host:
         package: the module with our neurons, under the same names.
         neurons: names of the neurons that have an exact gradient.
         integrators: names of its modules that emit no spikes.
-        is_neuron: whether a module is some other neuron of the library.
+        is_neuron: whether a module is a neuron of the library, with an exact gradient or not.
         advice: which neurons have an exact gradient, as a clause.
         losses: the module of the library that holds its losses. ``PACKAGE.functional`` has ours.
         nodes: the module that registers its layers for NIR, if it has one.
@@ -57,9 +57,13 @@ class Host:
         ours = import_module(self.package)
         return {getattr(self.loaded, name): getattr(ours, name) for name in self.neurons}
 
+    def integrator_classes(self) -> list[type]:
+        """The classes named by ``integrators``. The library must be loaded."""
+        return [getattr(self.loaded, name) for name in self.integrators]
+
     def reason(self, module: nn.Module) -> str | None:
         """Why ``module``, which is no instance of ``neurons``, stays; None: not of this host."""
-        if type(module) in [getattr(self.loaded, name) for name in self.integrators]:
+        if type(module) in self.integrator_classes():
             return "it emits no spikes, its gradient is exact as it is"
         if self.is_neuron(module):
             return f"no exact gradient for this neuron; {self.advice}"

@@ -188,3 +188,77 @@ def test_a_training_step_leaves_no_tensors_to_the_garbage_collector():
         assert tensors_after(1) == tensors_after(10)
     finally:
         gc.enable()
+
+
+class WithLeft(nn.Module):
+    """A neuron without exact gradient between two that have one."""
+
+    def __init__(self, middle, hidden):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(5, 4), snntorch.Leaky(beta=0.9)
+        self.fc2, self.middle = nn.Linear(4, 4), middle
+        self.fc3, self.lif3 = nn.Linear(4, 3), snntorch.Leaky(beta=0.9)
+        self.hidden = hidden
+
+    def forward(self, x):
+        mem1, mem3 = self.lif1.reset_mem(), self.lif3.reset_mem()
+        states = self.middle.reset_mem()
+        states = [] if self.hidden else states if isinstance(states, tuple) else [states]
+        spikes, seen = [], []
+        for current in x:
+            spk, mem1 = self.lif1(4 * self.fc1(current), mem1)
+            out = self.middle(8 * self.fc2(spk), *states)
+            spk, states = (out, []) if self.hidden else (out[0], out[1:])
+            seen.append(self.middle.mem)
+            spk, mem3 = self.lif3(8 * self.fc3(spk), mem3)
+            spikes.append(spk)
+        return torch.stack(spikes), torch.stack(seen)
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["explicit", "hidden"])
+@pytest.mark.parametrize("kind", ["inhibition", "Alpha"])
+def test_a_neuron_that_was_left_steps_and_the_rest_is_fused(kind, hidden):
+    torch.manual_seed(0)
+    if kind == "Alpha":
+        middle = snntorch.Alpha(0.9, 0.8, init_hidden=hidden)
+    else:
+        with pytest.warns(UserWarning, match="Inhibition"):
+            middle = snntorch.Leaky(beta=0.9, inhibition=True, init_hidden=hidden)
+    stepped, fused = stepped_and_fused(WithLeft(middle, hidden))
+    x = torch.rand(STEPS, BATCH, 5)
+    for _ in range(2):
+        expected = results_of(stepped, x)
+        assert expected[0][0].sum() > 5
+        assert_same(results_of(fused, x), expected)
+        torch.testing.assert_close(fused.middle.mem, stepped.middle.mem)
+    assert "middle: 25 steps, one by one (not swapped)" in fused.fusion
+    assert "lif1, lif3 (2 neurons): 25 steps" in fused.fusion
+    assert "forward" not in vars(fused.middle)
+
+
+def test_a_cell_of_norse_that_was_left_steps_and_the_rest_is_fused():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.out = nn.Linear(5, 4), norse.LICell()
+            self.first, self.middle = norse.LIFCell(), norse.LIFAdExCell()
+
+        def forward(self, x):
+            s1 = s2 = s3 = None
+            out = []
+            for current in x:
+                spk, s1 = self.first(20 * self.fc(current), s1)
+                spk, s2 = self.middle(20 * spk, s2)
+                v, s3 = self.out(spk, s3)
+                out.append(v)
+            return torch.stack(out), s2.v
+
+    torch.manual_seed(0)
+    stepped, fused = stepped_and_fused(Model())
+    x = torch.rand(STEPS, BATCH, 5)
+    expected = stepped(x)
+    assert expected[0].abs().sum() > 0.1
+    for one, other in zip(fused(x), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert "first: 25 steps" in fused.fusion
+    assert "middle: 25 steps, one by one (not swapped)" in fused.fusion

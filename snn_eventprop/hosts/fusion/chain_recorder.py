@@ -24,6 +24,7 @@ class FusingRecorder(Recorder):
         super().__init__()
         self.chains: list[Chain] = []
         self.sequences = 0
+        self.left: dict[int, int] = {}  # id of a neuron that was not swapped -> its steps
         self._latest: dict[int, Chain] = {}
         self._likes: dict[Any, Tensor] = {}
 

@@ -18,9 +18,10 @@ from torch.nn.parameter import is_lazy
 
 from ..adapter import ExactGradient
 from ..made_classes import make_class
+from ..registry import loaded_hosts
 from .chain_recorder import FusingRecorder, recorder
-from .chains import Chain
 from .lazy_tensor import Deferred
+from .left_neurons import left_neurons
 from .module_state import Snapshot
 from .nodes import NotDeferrable, leaves, mapped
 
@@ -118,13 +119,30 @@ def _layer_by_layer(
     model: Any, plain: Callable, args: tuple, kwargs: dict
 ) -> tuple[FusingRecorder, Any]:
     record = FusingRecorder()
-    with record:
+    left = [
+        module for module in model.modules() if _is_left(module) and "forward" not in vars(module)
+    ]
+    with record, left_neurons(left, record) as stand_ins:
         result = plain(*mapped(record.defer, args), **mapped(record.defer, kwargs))
     held = _held(model)
+    kept = [(module, module._buffers, dict(module._buffers), dict(vars(module))) for module in left]
     result, values = record.results((result, [value for *_, value in held]))
+    for module, buffers, contents, attributes in kept:
+        # The steps ran after what the forward pass has done to their states since, a reset say.
+        buffers.update(contents)
+        vars(module).update(attributes)
     for (module, name, _), value in zip(held, values, strict=True):
         setattr(module, name, value)
+    record.left = {id(one.module): one.steps for one in stand_ins if one.steps}
     return record, result
+
+
+def _is_left(module: nn.Module) -> bool:
+    """Whether a module is a spiking neuron of a host, as the host has it."""
+    return not isinstance(module, ExactGradient) and any(
+        host.is_neuron(module) and type(module) not in host.integrator_classes()
+        for host in loaded_hosts()
+    )
 
 
 def _note(model: Any, record: FusingRecorder) -> None:
@@ -135,16 +153,18 @@ def _note(model: Any, record: FusingRecorder) -> None:
         model._idle += 1
         if model._idle == _PATIENCE:
             model._give_up("each call is one step; put the loop over time into a forward pass")
-    model._fusion = _summary(model, record.chains) or f"{record.sequences} sequences"
+    model._fusion = _summary(model, record) or f"{record.sequences} sequences"
 
 
-def _summary(model: nn.Module, chains: list[Chain]) -> str:
+def _summary(model: nn.Module, record: FusingRecorder) -> str:
     """How the chains ran. Neurons that ran alike are listed together."""
     names = {id(module): name for name, module in model.named_modules()}
     runs: dict[str, Counter[str]] = {}
-    for chain in chains:
+    for chain in record.chains:
         how = f"{len(chain.outputs)} step{'s' * (len(chain.outputs) != 1)}{chain.remark}"
         runs.setdefault(names.get(id(chain.neuron), "(not in the model)"), Counter())[how] += 1
+    for neuron, steps in record.left.items():
+        runs[names[neuron]] = Counter([f"{steps} steps, one by one (not swapped)"])
     alike: dict[str, list[str]] = {}
     for name, counts in runs.items():
         parts = [how if count == 1 else f"{count} times {how}" for how, count in counts.items()]
