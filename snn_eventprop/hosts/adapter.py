@@ -1,4 +1,4 @@
-"""What the neurons of all hosts do alike: options, signatures, records, first checks."""
+"""The base of the neurons of all hosts: options, signatures, records, first checks."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class ExactGradient(nn.Module):
     """
 
     _own_arguments: ClassVar[tuple[str, ...]] = ("grazing_guard", "count_gradient")
-    # Methods of the host that ours do not call. What overrides one is another neuron.
+    # Methods of the host that ours replace. A subclass that overrides one is another neuron.
     _replaced: ClassVar[frozenset[str]] = frozenset({"forward", "__call__"})
 
-    # What a call leaves for the next one, without which copies and pickles do.
+    # Attributes that a call leaves for the next one. Copies and pickles omit them.
     _of_last_call: ClassVar[tuple[str, ...]] = ("_last",)
     _last: Tensor | None = None  # the membrane returned last
     _record: LayerRecord | None = None
@@ -158,6 +158,6 @@ def _signature(mixin: type[ExactGradient], host: type) -> inspect.Signature:
 
 
 def handed_on(membrane: Tensor) -> Tensor | None:
-    """What a layer keeps of the membrane that it returns, to know copies of it in the next step."""
+    """The membrane that a layer returns, kept to recognise copies of it in the next step."""
     keep = membrane.requires_grad and not torch.compiler.is_compiling()
     return membrane if keep else None

@@ -126,7 +126,7 @@ def _with_counts(
     delayed: bool,
     count_slope: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """``raster`` [T, B, H] with a straight-through gradient beside the one of spike times.
+    """``raster`` [T, B, H] with a straight-through gradient in addition to that of spike times.
 
     ``count_slope`` maps V - theta [T, B, H] to a straight-through d(spike)/dV.
     """

@@ -10,7 +10,7 @@ from torch import nn
 from .adapter import ExactGradient
 from .made_classes import MadeClass, make_class
 
-# What a subclass may define: the constructor, what is shown, and what Python adds to each class.
+# A subclass may define these: the constructor, its display, and what Python adds to each class.
 _HARMLESS = {
     "__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__annotate__",
     "__annotate_func__", "__parameters__", "__orig_bases__", "__signature__", "__dict__",
@@ -26,7 +26,7 @@ def host_class(cls: type, pairs: dict[type, Any]) -> type | None:
 
 
 def _overridden(cls: type, host: type, ours: type[ExactGradient]) -> list[str]:
-    """What stands in a user's subclass and has another meaning in our neuron."""
+    """Names that a user's subclass defines and that our neuron replaces or uses for itself."""
     between = cls.__mro__[: cls.__mro__.index(host)]
     used = set(ours._replaced).union(
         *(vars(base) for base in ours.__mro__ if base not in host.__mro__)

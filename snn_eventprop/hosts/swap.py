@@ -49,8 +49,8 @@ def _exact(module: nn.Module, pairs: dict[type, Any], options: dict[str, float])
     refused = refusal(module, host, pairs[host])
     if refused:
         return f"left: {refused}"
-    # The same object with another class: parameters, buffers, hooks, mode, whatever else the user
-    # has put on it, and every reference to it stay what they are.
+    # The same object with another class keeps its parameters, buffers, hooks and mode, and every
+    # reference to it stays valid.
     module.__class__ = exact_class(type(module), host, pairs[host])  # type: ignore[arg-type]
     module._adopt(**options)  # type: ignore[operator]
     return f"swapped for {_public_name(pairs[host])}"
@@ -112,8 +112,8 @@ def swap(
 ) -> _Model:
     """Give every neuron of snnTorch or Norse in ``model`` its exact gradient.
 
-    Spikes, states, parameters, ``state_dict`` and calls stay what they are; only the backward
-    pass changes. A table lists what was swapped, what was left, and why.
+    Spikes, states, parameters, ``state_dict`` and calls stay the same. Only the backward pass
+    changes. A table lists what was swapped, what was left, and why.
 
     Args:
         model: any module; its submodules are searched, however deep.

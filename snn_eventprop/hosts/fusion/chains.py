@@ -20,7 +20,7 @@ from .nodes import Call, Known, Node, NotDeferrable, leaves
 from .recorder import REPEATABLE
 
 # Functions that treat every sample alone, and the number of dimensions for which they do (0: any):
-# all steps may go through them at once, as so many samples more.
+# all steps may go through them at once, as further samples.
 _SAMPLEWISE: dict[Any, int] = {
     F.linear: 0, torch.relu: 0, F.relu: 0, Tensor.relu: 0, torch.flatten: 0, Tensor.flatten: 0,
     torch.conv1d: 3, torch.conv2d: 4, torch.conv3d: 5, F.batch_norm: 0, F.dropout: 0,
@@ -32,7 +32,7 @@ REPEATABLE.update(_STATELESS)
 
 
 class ChainRun(NamedTuple):
-    """What a neuron gives when it has gone through the steps of a chain."""
+    """Results of a neuron that has run the steps of a chain."""
 
     spikes: Tensor  # [T, ...]
     history: dict[str, Any]  # states in every step, [T, ...] or one for each step
@@ -153,7 +153,7 @@ class Output(Node):
 
 
 class Whole(Node):
-    """What a chain gave in all its steps, [T, ...]."""
+    """Spikes or a state of all steps of a chain, [T, ...]."""
 
     def __init__(self, chain: Chain, name: str) -> None:
         self.chain, self.name = chain, name
@@ -167,7 +167,7 @@ class Whole(Node):
 
 
 class Stack(Node):
-    """``torch.stack`` of steps, seen through once all steps are known."""
+    """``torch.stack`` of steps, which is simplified once all steps are known."""
 
     used = False
     _simple: Node | None = None

@@ -26,7 +26,7 @@ from .module_state import Snapshot
 from .nodes import NotDeferrable, leaves, mapped
 
 _NOTHING_TO_FUSE = "no neuron in it has an exact gradient"
-_PATIENCE = 10  # calls in a row that were no use, after which a model is no longer recorded
+_PATIENCE = 10  # calls in a row without a sequence, after which a model is no longer recorded
 
 
 class _OverTime:
@@ -39,7 +39,7 @@ class _OverTime:
 
     @property
     def fusion(self) -> str:
-        """What the last forward pass has run at once, or why nothing."""
+        """Which neurons ran as sequences in the last forward pass, or why none did."""
         return self._fusion if self._reason is None else f"step by step: {self._reason}"
 
     def _give_up(self, reason: str) -> None:
@@ -50,7 +50,7 @@ class _OverTime:
         )
 
     def _pass_over(self, reason: str) -> None:
-        """This call ran as written, for values of its own it seems; the next one need not."""
+        """This call ran as written, probably for its values. The next one is recorded again."""
         self._idle += 1
         if self._idle == _PATIENCE:
             return self._give_up(reason)
@@ -95,8 +95,8 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
         for chain in record.chains:
             chain.let_go()
         return result
-    # Whatever the error was, the forward pass as written decides; its own errors are raised by it,
-    # out here, where nothing that the attempt has made is held any longer.
+    # The forward pass as written decides whether there is an error. It runs out here, where nothing
+    # refers to the tensors of the attempt any longer.
     before.restore()
     result = plain(*args, **kwargs)
     conclude(reason)
@@ -128,7 +128,7 @@ def _layer_by_layer(
     kept = [(module, module._buffers, dict(module._buffers), dict(vars(module))) for module in left]
     result, values = record.results((result, [value for *_, value in held]))
     for module, buffers, contents, attributes in kept:
-        # The steps ran after what the forward pass has done to their states since, a reset say.
+        # The steps have run just now. What the forward pass did after them (a reset) comes last.
         buffers.update(contents)
         vars(module).update(attributes)
     for (module, name, _), value in zip(held, values, strict=True):
@@ -146,7 +146,7 @@ def _is_left(module: nn.Module) -> bool:
 
 
 def _note(model: Any, record: FusingRecorder) -> None:
-    """Tell the user, through ``fusion``, what has run at once."""
+    """Report through ``fusion`` what ran as a sequence."""
     if record.sequences or any(len(chain.outputs) > 1 for chain in record.chains):
         model._idle = 0
     else:

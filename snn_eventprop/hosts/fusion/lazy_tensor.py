@@ -49,7 +49,7 @@ def after_the_fact(leaf: Any) -> Any:
     if not isinstance(leaf, Deferred):
         return leaf
     if not leaf.node.done:
-        # Kept by a forward hook, say. What it needs of neurons has run, or it cannot be had.
+        # A forward hook has kept it, say. No neuron may run any more to compute it.
         if not leaf.node.ready():
             raise RuntimeError(
                 "this tensor was made inside a forward pass that ran layer by layer, and nothing "
@@ -98,5 +98,5 @@ def active() -> Any:
 
 
 def set_active(recorder: Any) -> None:
-    """Make ``recorder`` the one that ``active`` returns in this thread; None: no longer any."""
+    """Set the recorder that ``active`` returns in this thread; None: no recorder."""
     _state.recorder = recorder

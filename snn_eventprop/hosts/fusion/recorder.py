@@ -1,8 +1,8 @@
 """Records a function of tensors as a graph.
 
 The function runs once with ``Deferred`` tensors, which know shapes and types but hold no values.
-What it does with them becomes a graph of ``Node``, which can be rearranged and is computed at the
-end. Whatever needs values at once (``if``, ``.item()``, an autograd function) raises
+Its operations become a graph of ``Node``, which can be rearranged and is computed at the end. An
+operation that needs values at once (``if``, ``.item()``, an autograd function) raises
 ``NotDeferrable``. So does writing into a tensor, except for sums in place (``total += spk``) and
 rows (``out[k] = spk``) of tensors that share their memory with no other.
 """
@@ -150,7 +150,7 @@ class Recorder:
         return Deferred(value, value.device, Known(value))
 
     def new(self, value: Tensor) -> Deferred:
-        """A tensor that was just made and that nobody else refers to, as a deferred one."""
+        """A new tensor, to which nothing else refers, as a deferred one."""
         made = Deferred(value, value.device, Known(value))
         made.own = True
         return made
@@ -165,7 +165,7 @@ class Recorder:
                 raise NotDeferrable(_REUSED)
 
     def check(self) -> None:
-        """Raise unless the tensors that were used still hold what they held then."""
+        """Raise if a tensor was changed after it was used."""
         self.watch(*(value for value, _ in self._used.values()))
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
@@ -200,7 +200,7 @@ class Recorder:
         return self._record(func, args, kwargs)
 
     def _written(self, func: Any, args: Sequence[Any], kwargs: dict, why: str) -> Deferred:
-        """What an operation in place leaves: the same tensor with another node.
+        """The target of an operation in place: the same tensor with another node.
 
         Every reference to the tensor sees the new node, as it would see the write. A node that was
         taken from it before keeps the old value. This fails where another tensor shares the memory.
@@ -285,7 +285,7 @@ class Recorder:
     def _like(
         self, func: Any, args: Sequence[Any], kwargs: dict
     ) -> tuple[tuple[Any, bool], torch.device]:
-        """What the result looks like, on the meta device, and whether its memory is new."""
+        """The result on the meta device, and whether its memory is new."""
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.watch(*tensors)
         device = next(t.device for t in tensors if isinstance(t, Deferred))

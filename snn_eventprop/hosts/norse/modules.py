@@ -1,4 +1,4 @@
-"""What Norse's neurons have in common: parameters in a tuple, states in the caller's hands."""
+"""The base of our neurons for Norse: parameters in a tuple, states kept by the caller."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class NorseModule(ExactGradient):
         raise NotImplementedError
 
     def _voltage(self, membrane: Tensor, one: torch.Size) -> Tensor:
-        """v of the last step, from the engine's membrane, with what the next step must know."""
+        """v of the last step, from the engine's membrane, with the data for the next step."""
         v = membrane.reshape(one) + self.p.v_leak
         if membrane.requires_grad:
             inverse, end = remembered_spikes(membrane)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class LastStep(NamedTuple):
-    """What a neuron without reset has returned in its last step.
+    """The last step of a neuron without reset.
 
     Attributes:
         membrane: U, before a reset.

@@ -135,7 +135,7 @@ class SnnTorchNeuron(StatefulNeuron):
         if self.state_quant:
             return "state_quant"
         if self.reset_mechanism == "subtract" and not self.reset_delay:
-            # What is still above the threshold, snnTorch resets again a step later.
+            # A membrane that is still above the threshold is reset again a step later.
             return "immediate reset by subtraction"
         return None
 
