@@ -1,4 +1,4 @@
-"""The backward pass of the snnTorch skin against continuous time."""
+"""The backward pass of our neurons for snnTorch against continuous time."""
 
 from __future__ import annotations
 

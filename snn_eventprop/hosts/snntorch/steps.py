@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ... import discretisation
 from ...diagnostics import keep_record
+from ...ops.grid import transformed
 from ..adapter import handed_on
 from ..fusion.chain_recorder import recorder, whole
 from ..fusion.chains import ChainRun, remark
@@ -313,7 +314,7 @@ class SnnTorchNeuron(StatefulNeuron):
         if self._by_hand:
             after_reset, mem = mem, free + (tested - free).detach()
             self._last_step = LastStep(mem, spikes, lambda: after_reset)
-        elif kind == "none" and mem.requires_grad and not torch.compiler.is_compiling():
+        elif kind == "none" and handed_on(mem) is not None and not transformed():
             self._last_step = LastStep(mem, spikes, after)
         self.reset, self.mem, self._last = reset, mem, handed_on(mem)
         if has_synapse:
@@ -326,6 +327,9 @@ class SnnTorchNeuron(StatefulNeuron):
         """The membrane before a step. One that its caller has reset comes with its gradient."""
         entering, last = self.mem, self._last_step
         self._last_step = None
+        if torch.compiler.is_compiling() or transformed():
+            self._by_hand = False  # values cannot be compared there
+            return entering
         if last is None or not (torch.is_grad_enabled() and entering.requires_grad):
             return entering
         by_hand = entering is not last.membrane and last.resets_to(entering, self.threshold)
