@@ -51,7 +51,7 @@ class LinearDrive:
         return replace(self, bias=bias if self.bias is None else self.bias + bias)
 
     def prefers_events(self) -> bool:
-        """Whether running from event to event is worth it."""
+        """Whether running from event to event is faster than a dense product."""
         raster, neurons = self.raster, len(self.weight)
         if raster.ndim != 3 or raster.dtype != self.weight.dtype:
             return False
@@ -59,8 +59,7 @@ class LinearDrive:
         return events * (_EVENT + neurons) <= _DENSE * raster.numel() * neurons
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """The raster [T, B, N'] and the weights [N', H], bias included, as the engine reads them.
-        """
+        """The raster [T, B, N'] and the weights [N', H] that the engine reads, bias included."""
         raster, rows = self.raster, self.weight.t()
         if self.bias is not None:
             raster = pad(raster, (0, 1), value=1.0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from importlib.util import find_spec
+from importlib import import_module
 from types import ModuleType
 
 from ..layers import EventPropLI, EventPropLIF
+from .registry import hosts, titles
 
 
 def _add(namespace: ModuleType, name: str, value: object) -> None:
@@ -30,27 +30,14 @@ def register() -> None:
 
     Raises:
         RuntimeError: the host has something else under one of these names; nothing is shadowed.
-        ImportError: neither host is installed.
+        ImportError: no host is installed.
     """
-    found = False
-    if find_spec("snntorch") is not None:
-        functional = importlib.import_module("snntorch.functional")
-        from .snntorch.functional import sum_exp_loss
-
-        _add_all(importlib.import_module("snntorch"), EventPropLIF, EventPropLI)
-        _add(functional, "sum_exp_loss", sum_exp_loss)
-        found = True
-    if find_spec("norse") is not None:
-        host = importlib.import_module("norse.torch")
-        from .norse.functional import sum_exp_loss as norse_loss
-
-        _add_all(host, EventPropLIF, EventPropLI)
-        _add(host, "sum_exp_loss", norse_loss)
-        found = True
-    if not found:
-        raise ImportError("register() found neither snntorch nor norse; install one of them")
-
-
-def _add_all(namespace: ModuleType, *classes: type) -> None:
-    for cls in classes:
-        _add(namespace, cls.__name__, cls)
+    installed = [host for host in hosts() if host.installed]
+    if not installed:
+        raise ImportError(f"register() needs {titles('or')}, and none is installed; install one")
+    for host in installed:
+        library = import_module(host.library)
+        for layer in (EventPropLIF, EventPropLI):
+            _add(library, layer.__name__, layer)
+        loss = import_module(f"{host.package}.functional").sum_exp_loss
+        _add(import_module(host.losses), "sum_exp_loss", loss)

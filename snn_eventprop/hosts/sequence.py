@@ -1,9 +1,9 @@
 """Whole sequences of a host library's cells on the fused grid engine.
 
 The engine runs one step after another from the state it is given to the state it returns, so a
-chunk may follow another one, or single steps of ``hosts.step``, and gradients cross the
-border between them: the returned membrane carries the slopes of the last bin's spikes, and what
-those are worth in the next bin is sent back through it as ``step`` describes.
+chunk may follow another one, or single steps of ``hosts.step``. Gradients cross the border between
+them: the returned membrane carries the slopes of the last bin's spikes, and the next bin sends its
+share of their gradient back through it, as ``step`` describes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Sequence(NamedTuple):
     record: LayerRecord
 
 
-class _WorthBeforeTheFirstBin(torch.autograd.Function):
-    """Send back what the raster's first bin would pay for the spikes of the bin before it."""
+class _FirstBin(torch.autograd.Function):
+    """Send the first bin's share of the gradient back to the spikes of the bin before it."""
 
     @staticmethod
     def forward(raster, membrane, threshold, end, inverse, drop, delayed):
@@ -48,12 +48,12 @@ class _WorthBeforeTheFirstBin(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, worth):
+    def backward(ctx, grad_raster):
         inverse, drop = ctx.saved_tensors
-        sent = worth[0] * inverse / (1 - drop * inverse)
+        sent = grad_raster[0] * inverse / (1 - drop * inverse)
         grad_threshold = sent.sum(0) if ctx.delayed else None
         grad_end = sent.new_ones(()).expand_as(sent)
-        return worth, -sent, grad_threshold, grad_end, None, None, None
+        return grad_raster, -sent, grad_threshold, grad_end, None, None, None
 
 
 class _Raster(torch.autograd.Function):
@@ -74,9 +74,9 @@ class _Raster(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, worth, end):
+    def backward(ctx, grad_raster, end):
         bins, units, offsets, last, sample = ctx.saved_tensors
-        change = op.raster_worth_change(worth, bins, units, offsets, False)
+        change = op.raster_worth_change(grad_raster, bins, units, offsets, False)
         change[last] *= was_followed(end[sample, units[last]])
         return change, *(None,) * 7
 
@@ -98,14 +98,14 @@ class _CountsToo(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, worth):
+    def backward(ctx, grad_raster):
         slope, *at = ctx.saved_tensors
-        added = worth * slope
+        added = grad_raster * slope
         grad_threshold = -added.sum((0, 1)) if ctx.needs_input_grad[3] else None
         spikes = tuple(at)
         grad_marks = added[spikes]
         added[spikes] = 0
-        return worth, added, grad_marks, grad_threshold, None, *(None for _ in at)
+        return grad_raster, added, grad_marks, grad_threshold, None, *(None for _ in at)
 
 
 _PIECE = 2**16  # numbers that fit into a cache with all that surrogates make of them
@@ -126,9 +126,9 @@ def _with_counts(
     delayed: bool,
     count_slope: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """``raster`` [T, B, H] with a straight-through gradient beside the one of spike times.
+    """``raster`` [T, B, H] with a straight-through gradient in addition to that of spike times.
 
-    ``count_slope`` tells d(spike)/dV from V - theta, [T, B, H].
+    ``count_slope`` maps V - theta [T, B, H] to a straight-through d(spike)/dV.
     """
     m, threshold = coefficients[2:]
     sample = sample_of_each(spikes.offsets, spikes.bins.numel())
@@ -140,9 +140,7 @@ def _with_counts(
         last = torch.cat([voltage0[None], spikes.trace[:-1]]).detach()[at] - threshold[at[2]]
         rise = torch.where(torch.isfinite(spikes.slopes), spikes.slopes, 0)
         over[at] = (m[at[2]] * last + rise).detach()
-    return _CountsToo.apply(
-        raster, spikes.trace, spikes.marks, threshold, count_slope(over), *at
-    )
+    return _CountsToo.apply(raster, spikes.trace, spikes.marks, threshold, count_slope(over), *at)
 
 
 class _LastJump(torch.autograd.Function):
@@ -314,8 +312,13 @@ def run_sequence(
             lambda over: count_slopes(count_slope, over.view(steps, batch, *shape)).view_as(over),
         )  # fmt: skip
     if earlier is not None:
-        out = _WorthBeforeTheFirstBin.apply(
-            out, voltage0, coefficients[3], earlier.end.reshape(batch, size), inverse, drop,
+        out = _FirstBin.apply(
+            out,
+            voltage0,
+            coefficients[3],
+            earlier.end.reshape(batch, size),
+            inverse,
+            drop,
             delayed,
         )
     return Sequence(

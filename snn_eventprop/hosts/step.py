@@ -1,36 +1,38 @@
-r"""The exact gradient of one grid step, in plain autograd: the dipole rule.
+r"""The exact gradient of one grid step in plain autograd: the dipole rule.
 
-A step-by-step cell computes V[k] = m V[k-1] + c I[k], compares it with the threshold, resets it
-and hands it on. A spike of bin k moves to a later bin when V[k] falls, by 1 / (V' dt) bins per
-unit of V, V' dt = c I[k] - (1 - m) theta being the slope per bin. With G the gradient that
-autograd delivers for the spike output ("what is a spike worth in this bin"), moving the spike by
-one bin is worth G[k+1] - G[k], so dL/dV[k] receives
+A cell computes V[k] = m V[k-1] + c I[k], compares it with the threshold, resets it and returns it.
+A larger V[k] moves the spike of bin k to an earlier time, by 1 / (V' dt) bins per unit of V. The
+slope per bin is V' dt = c I[k] - (1 - m) theta. Let G[k] be dL/dS[k], the gradient that autograd
+delivers for the spike output. A spike that moves from bin k to bin k + 1 changes the loss by
+G[k+1] - G[k]. So dL/dV[k] receives
 
     first half   +G[k]   / (V' dt)     in the backward of step k
     second half  -G[k+1] / (V' dt)     in the backward of step k + 1, which knows G[k+1]
 
-and the membrane handed from step k to step k + 1 is all that connects the two. The reset is one
-more receiver of the spike: it injects -(theta - v_reset) into V, where an injection is worth the
-gradient p of the membrane that step k returned, or a = dL/dV[k+1] one step later. Its first half
-scales p, which holds the second half already, by f = 1 - (theta - v_reset) / (V' dt); step k + 1
-therefore divides what it sends by f. Written out, for a neuron that spiked in bin k,
+The membrane that step k returns and step k + 1 receives is the only link between the two.
+
+The reset depends on the spike time as well. It adds -(theta - v_reset) to V. The sensitivity to
+that jump is p, the gradient of the membrane that step k returned, or a = dL/dV[k+1] one step later.
+Its first half scales p, which contains the second half already, by
+f = 1 - (theta - v_reset) / (V' dt). Step k + 1 therefore divides what it sends by f. For a neuron
+that spiked in bin k,
 
     step k       a[k] = f p + G[k] / (V' dt)
     step k + 1   p   += m a[k+1] - (G[k+1] - (theta - v_reset) a[k+1]) / (V' dt) / f
 
-in which every factor f cancels: in total
-a[k] = q - (G[k+1] - G[k] - (theta - v_reset) (a[k+1] - q)) / (V' dt), q = m a[k+1] + dL/d(mem).
+Every factor f cancels. With q = m a[k+1] + dL/d(mem), the total is
+a[k] = q - (G[k+1] - G[k] - (theta - v_reset) (a[k+1] - q)) / (V' dt).
 
-A step that no other follows cannot know G[k+1] and takes G[k] for it: its spikes do not feel the
-end of the recording. Which one that is, the backward pass tells: every step hands on zeros,
-``end``, to which the step after it sends the gradient 1.
+The last step of a recording knows no G[k+1] and uses G[k] in its place: its spikes have no gradient
+with respect to time. The backward pass finds out which step is the last. Every step returns zeros,
+``end``, and the step after it sends the gradient 1 to them.
 
-A spike that is no upward crossing (the membrane was above the threshold before the step, as after
-a reset by subtraction that leaves it there) has no time that V could shift: its slope counts as
-infinite. Crossings always have V' dt >= V[k] - theta, which tells the two apart.
+A spike without an upward crossing has no time that V could shift. It occurs where a reset by
+subtraction left the membrane above the threshold. Its slope counts as infinite. Crossings always
+have V' dt >= V[k] - theta; this distinguishes the two.
 
-Without a reset the output is no spike but a level, H(V - theta); its exact gradient sits at the
-bins where the level switches: dL/dV[k] += G[k] / |V' dt|.
+Without a reset the output is a level, H(V - theta). Its exact gradient lies in the bins where the
+level switches: dL/dV[k] += G[k] / |V' dt|.
 """
 
 from __future__ import annotations
@@ -68,19 +70,21 @@ class _Emit(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, worth, p, end):
+    def backward(ctx, grad_spikes, p, end):
         threshold, v_reset, spikes, pending, inverse, earlier, counts = ctx.saved_tensors
         _, wants_previous, wants_threshold, wants_v_reset, wants_end, *_ = ctx.needs_input_grad
         drop = threshold if v_reset is None else threshold - v_reset
         if ctx.reset == "none":
-            moved = worth * inverse
+            moved = grad_spikes * inverse
         else:
-            change = worth if ctx.rerun else worth * was_followed(end)
+            change = grad_spikes if ctx.rerun else grad_spikes * was_followed(end)
             moved = (change - drop * p) * inverse
         if counts is not None:
-            moved = moved + worth * counts
+            moved = moved + grad_spikes * counts
         a = p + moved
-        sent = None if earlier is None else (worth - drop * a) * earlier / (1 - drop * earlier)
+        sent = (
+            None if earlier is None else (grad_spikes - drop * a) * earlier / (1 - drop * earlier)
+        )
 
         # How the membrane after the reset depends on theta and, with the opposite sign, v_reset.
         # ``p`` of an immediate reset misses what the next step has sent; that step adds it.

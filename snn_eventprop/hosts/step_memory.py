@@ -1,9 +1,9 @@
-"""What a step hands on to the next one, beside the states that the host library knows.
+"""Data that a step passes to the next one, in addition to the host's own states.
 
-The gradient of a step's spikes needs to know of the step before (``snn_eventprop.hosts.step``),
-but all that passes from call to call is the host's own state. So the membrane carries two tensors
-as attributes. This is the one place that attaches, reads and looks for them; ``docs/step_mode.md``
-explains why they are needed and what breaks them.
+The gradient of a step's spikes depends on the step before (``snn_eventprop.hosts.step``). Only the
+host's states pass from call to call. So the membrane carries two tensors as attributes. This module
+alone attaches, reads and searches for them. ``docs/step_mode.md`` explains why they are needed and
+what breaks them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 
 
 class Earlier(NamedTuple):
-    """What a step hands on to the one after it, beside the membrane.
+    """Data that a step passes to the next one, in addition to the membrane.
 
     Attributes:
         inverse: 1 / (V' dt) of its spikes; 0 where there is none.
-        end: zeros, whose gradients tell the step where another one followed.
+        end: zeros, whose gradients show the step where another one followed.
     """
 
     inverse: Tensor
@@ -33,12 +33,12 @@ def was_followed(end: Tensor) -> Tensor:
 
 
 def remember_spikes(membrane: Tensor, earlier: Earlier) -> None:
-    """Let a differentiable state carry what its step hands on."""
+    """Attach ``earlier`` to a differentiable membrane."""
     membrane.inverse_slopes, membrane.end = earlier  # type: ignore[attr-defined]
 
 
 def remembered_spikes(membrane: Tensor) -> Earlier:
-    """What ``remember_spikes`` has stored."""
+    """The data that ``remember_spikes`` has attached."""
     return Earlier(membrane.inverse_slopes, membrane.end)  # type: ignore[attr-defined]
 
 
@@ -49,7 +49,7 @@ def _remembered(membrane: Tensor) -> Earlier | None:
 
 
 def _entries(membrane: Tensor, last: Tensor) -> Earlier | None:
-    """What the step of ``last`` hands on where ``membrane`` consists of entries of it, else None.
+    """The data of the step of ``last``, if ``membrane`` consists of entries of it; else None.
 
     Copies, slices and stacks have a Jacobian S with a single 1 in each row. Then S last is
     ``membrane``, S of the squares its square, and S of ones are ones, which masks, factors, means
@@ -108,13 +108,13 @@ def _made_by_a_step(membrane: Tensor) -> bool:
 def earlier_spikes(
     membrane: Tensor, last: Tensor | None = None, recover: Callable[[], Tensor] | None = None
 ) -> Earlier | None:
-    """What the step that made ``membrane`` hands on; None: no gradient to send.
+    """The data of the step that made ``membrane``; None: no gradient to send.
 
     Args:
         membrane: as it comes in.
         last: the membrane that the layer has returned last, of which ``membrane`` may be a copy, a
             slice or a stack.
-        recover: computes the slopes from the state; for reentrant checkpointing, which hands on
+        recover: computes the slopes from the state; for reentrant checkpointing, which passes
             states bare of all that was attached to them.
 
     Raises:
@@ -124,7 +124,7 @@ def earlier_spikes(
         return None
     compiling = torch.compiler.is_compiling()
     if membrane.is_leaf:
-        # Reentrant checkpointing hands on states as leaves, when it runs a part again in the
+        # Reentrant checkpointing passes states as leaves, when it runs a part again in the
         # backward.
         if not in_a_backward():
             return None

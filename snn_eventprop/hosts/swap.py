@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from .adapter import option
+from .adapter import ExactGradient, option
 from .fusion.fuse import fuse as _fuse
 from .fusion.fuse import unfuse
+from .registry import loaded_hosts, titles
+from .subclasses import exact_class, host_class, original_class, refusal
 
 _Model = TypeVar("_Model", bound=nn.Module)
-
-# Host module -> (our skin, the neurons it has, the host's modules that need no swap, and those of
-# its neurons that do not show it by a base class or method).
-_HOSTS = {
-    "snntorch": (
-        "snn_eventprop.snntorch",
-        ("Leaky", "RLeaky", "Synaptic", "RSynaptic"),
-        (),
-        ("LeakyParallel",),
-    ),
-    "norse.torch": (
-        "snn_eventprop.norse",
-        ("LIFCell", "LIF", "LIFRecurrentCell", "LIFRecurrent"),
-        ("LI", "LICell", "LILinearCell"),
-        ("CobaLIFCell", "LIFCorrelation"),
-    ),
-}
 
 
 class Row(NamedTuple):
@@ -44,41 +27,7 @@ class Row(NamedTuple):
 
 def _pairs() -> dict[type, Any]:
     """Host class -> ours, of the host libraries that are imported already."""
-    pairs: dict[type, Any] = {}
-    for host_name, (skin_name, names, *_) in _HOSTS.items():
-        if host_name in sys.modules:
-            skin = importlib.import_module(skin_name)
-            host = sys.modules[host_name]
-            pairs.update({getattr(host, name): getattr(skin, name) for name in names})
-    return pairs
-
-
-def _reason(module: nn.Module, pairs: dict[type, Any]) -> str | None:
-    """Why a host's neuron is left as it is; None for modules that are no neurons of a host."""
-    cls = type(module)
-    if cls in pairs:
-        return f"left: {pairs[cls].refusal(module)}"
-    if any(isinstance(module, known) for known in pairs):
-        return "left: a subclass, whose own forward pass is unknown"
-    for host_name, (_, _, exact, others) in _HOSTS.items():
-        host = sys.modules.get(host_name)
-        if host is None:
-            continue
-        if cls in [getattr(host, name) for name in exact]:
-            return "left: it emits no spikes, its gradient is exact as it is"
-        if any(isinstance(module, getattr(host, name, ())) for name in others):
-            return _unknown(host_name)
-    snntorch = sys.modules.get("snntorch")
-    if snntorch is not None and isinstance(module, snntorch.SpikingNeuron):
-        return _unknown("snntorch")
-    if cls.__module__.startswith("norse.torch.module.") and hasattr(module, "state_fallback"):
-        return _unknown("norse.torch")
-    return None
-
-
-def _unknown(host_name: str) -> str:
-    known = "Leaky and Synaptic have" if host_name == "snntorch" else "LIF has"
-    return f"left: no exact gradient for this neuron; {known} one"
+    return {host: ours for known in loaded_hosts() for host, ours in known.pairs().items()}
 
 
 def _updated(module: Any, options: dict[str, float]) -> str:
@@ -86,39 +35,54 @@ def _updated(module: Any, options: dict[str, float]) -> str:
     changes = {name: value for name, value in options.items() if getattr(module, name) != value}
     if not changes:
         return "left: has exact gradients already"
-    told = ", ".join(f"{name} {getattr(module, name):g} -> {changes[name]:g}" for name in changes)
+    shown = ", ".join(f"{name} {getattr(module, name):g} -> {changes[name]:g}" for name in changes)
     module._set_options(**changes)
-    return f"options updated: {told}"
+    return f"options updated: {shown}"
+
+
+def _exact(module: nn.Module, pairs: dict[type, Any], options: dict[str, float]) -> str | None:
+    """Give a host's neuron its exact gradient; what became of it, None for other modules."""
+    host = host_class(type(module), pairs)
+    if host is None:
+        reasons = (known.reason(module) for known in loaded_hosts())
+        return next((f"left: {reason}" for reason in reasons if reason), None)
+    refused = refusal(module, host, pairs[host])
+    if refused:
+        return f"left: {refused}"
+    # The same object with another class keeps its parameters, buffers, hooks and mode, and every
+    # reference to it stays valid.
+    module.__class__ = exact_class(type(module), host, pairs[host])  # type: ignore[arg-type]
+    module._adopt(**options)  # type: ignore[operator]
+    return f"swapped for {_public_name(pairs[host])}"
 
 
 def _walk(
     model: nn.Module, pairs: dict[type, Any], options: dict[str, float], fuse: bool
 ) -> Iterator[Row]:
-    ours = set(pairs.values())
     for name, module in model.named_modules():
-        cls: Any = type(module)
-        outcome: str | None
-        if cls in ours:
-            outcome = _updated(module, options)
-        elif cls in pairs and pairs[cls].refusal(module) is None:
-            # The same object with another class: parameters, buffers, hooks, mode, whatever else
-            # the user has put on it, and every reference to it stay what they are.
-            module.__class__ = pairs[cls]
-            module._adopt(**options)  # type: ignore[operator]
-            outcome = f"swapped for {pairs[cls].__module__.rsplit('.', 1)[0]}"
-        else:
-            outcome = _reason(module, pairs)
+        shown = type(module).__name__
+        outcome = (
+            _updated(module, options)
+            if isinstance(module, ExactGradient)
+            else _exact(module, pairs, options)
+        )
         if outcome is None:
             continue
-        if fuse and type(module) in ours:
-            why = module._stepped()  # type: ignore[operator]
+        if fuse and isinstance(module, ExactGradient):
+            why = module._stepped()
             outcome += f"; steps one by one: {why}" if why else ""
-        yield Row(name, cls.__name__, outcome)
+        yield Row(name, shown, outcome)
+
+
+def _public_name(ours: type) -> str:
+    """The name under which users import one of our neurons."""
+    package = next(host.package for host in loaded_hosts() if ours in host.pairs().values())
+    return f"{package}.{ours.__name__}"
 
 
 def _table(rows: list[Row]) -> str:
     if not rows:
-        return "no neurons of snnTorch or Norse found"
+        return f"no neurons of {titles('or')} found"
     rows = [Row("module", "class", "outcome"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     return "\n".join(
@@ -148,21 +112,21 @@ def swap(
 ) -> _Model:
     """Give every neuron of snnTorch or Norse in ``model`` its exact gradient.
 
-    Spikes, states, parameters, ``state_dict`` and calls stay what they are; only the backward
-    pass changes. A table tells what was swapped, what was left, and why.
+    Spikes, states, parameters, ``state_dict`` and calls stay the same. Only the backward pass
+    changes. A table lists what was swapped, what was left, and why.
 
     Args:
         model: any module; its submodules are searched, however deep.
         inplace: change ``model`` itself. By default a deep copy is changed and returned.
         grazing_guard: smallest slope of the membrane at a spike used in the gradient (see the
-            layers). None: 0.05, or what neurons have that are swapped already.
+            layers). None: 0.05; neurons that are swapped already keep theirs.
         count_gradient: share of the host's surrogate gradient added to the exact one. Losses on
-            spike counts or rates (``ce_rate_loss``, ``mse_count_loss``, ...) need it: spikes
-            move, they do not appear, so the exact gradient of a count is zero. A heuristic.
-            None: 0, or what neurons have that are swapped already.
+            spike counts or rates (``ce_rate_loss``, ``mse_count_loss``, ...) need it: the exact
+            gradient describes spikes that move, so that of a count is zero. A heuristic.
+            None: 0; neurons that are swapped already keep theirs.
         fuse: let a forward pass with a loop over time run layer by layer: each neuron's steps as
-            one sequence on the fused engine, the linear layer in front folded in. The same spikes
-            and gradients, sooner. ``model.fusion`` tells after a call what was run at once; a
+            one sequence on the fused engine, with the linear layer in front folded in. Spikes and
+            gradients stay the same. After a call, ``model.fusion`` shows what ran as a sequence. A
             forward pass that needs values while it runs stays as written, with one warning, until
             it is swapped with ``fuse=True`` again. Of a model in ``DistributedDataParallel``, its
             ``module`` is fused.
@@ -182,11 +146,14 @@ def swap(
     target = model if inplace else _copied(model)
     rows = list(_walk(target, _pairs(), options, fuse))
     if fuse:
-        fused = _fuse(target)
+        fused: Any = _fuse(target)
         name = next(name for name, module in target.named_modules() if module is fused)
-        rows.append(
-            Row(name, type(fused).__name__, "forward pass runs layer by layer: see .fusion")
+        outcome = (
+            f"forward pass runs as written: {fused._reason}"
+            if fused._reason
+            else "forward pass runs layer by layer: see .fusion"
         )
+        rows.append(Row(name, type(fused).__name__, outcome))
     if verbose:
         print(_table(rows))
         if not count_gradient and any(row.outcome.startswith("swapped") for row in rows):
@@ -202,7 +169,8 @@ def unswap(model: _Model, inplace: bool = False) -> _Model:
     hosts = {ours: host for host, ours in _pairs().items()}
     for module in target.modules():
         unfuse(module)
-        if type(module) in hosts:
+        original = original_class(type(module), hosts)
+        if original is not None:
             module._release()  # type: ignore[operator]
-            module.__class__ = hosts[type(module)]
+            module.__class__ = original
     return target

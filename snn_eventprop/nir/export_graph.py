@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from functools import singledispatch
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +11,7 @@ import nir
 import numpy as np
 from torch import Tensor, nn
 
+from ..hosts.registry import loaded_hosts
 from ..layers import EventPropLI, EventPropLIF, EventPropNeuron
 from .trace import SAMPLE, trace
 
@@ -46,8 +46,9 @@ in which ``CubaLIF`` and ``Linear`` form a loop |
         TypeError: a layer that is not in the table.
         ValueError: operations between layers, or a model whose layers have no output.
     """
-    if "norse.torch" in sys.modules:
-        importlib.import_module("snn_eventprop.hosts.norse.nir")
+    for host in loaded_hosts():
+        if host.nodes:
+            import_module(host.nodes)
     calls = trace(model, sample, lambda module: node_of.dispatch(type(module)) is not _no_node)
     if not calls:
         raise ValueError(f"{type(model).__name__} calls no layer that has a node")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..hosts.registry import hosts
 from ..layers import EventPropLI, EventPropLIF, EventPropNeuron
 from .stages import Stage, read_stages
 
@@ -76,9 +77,10 @@ def _layers(stage: Stage, dt: float | None, dtype: torch.dtype) -> list[nn.Modul
             raise ValueError(f"{stage.name} has v_leak other than 0, which EventPropLI has not")
         return _with_weights(stage, EventPropLI, **constants)
     if not np.array_equal(node.v_reset, node.v_leak):
+        others = ", ".join(f"{host.package}.from_nir" for host in hosts() if host.nodes)
         raise ValueError(
             f"{stage.name} has a v_reset that is not its v_leak; EventProp layers reset to rest. "
-            "snn_eventprop.norse.from_nir has other resets"
+            f"Read the graph with {others}, whose neurons have other resets"
         )
     constants["threshold"] = shared(node.v_threshold - node.v_leak)
     if stage.recurrent is None and (stage.weight is None or stage.bias is not None):

@@ -16,7 +16,12 @@ require("norse", extra="norse")
 
 from norse.torch import (  # noqa: E402
     LI,
+    LIBoxCell,
+    LIBoxParameters,
+    LIBoxState,
     LICell,
+    LIFBoxFeedForwardState,
+    LIFBoxParameters,
     LIFFeedForwardState,
     LIFParameters,
     LIFState,
@@ -25,13 +30,20 @@ from norse.torch import (  # noqa: E402
     LIState,
 )
 
+from ..hosts.norse.box import LIFBoxCell  # noqa: E402
 from ..hosts.norse.neurons import LIF, LIFCell, LIFRecurrent, LIFRecurrentCell  # noqa: E402
 from ..hosts.norse.nir import from_nir, to_nir  # noqa: E402
 
 __all__ = [
     "LI",
     "LIF",
+    "LIBoxCell",
+    "LIBoxParameters",
+    "LIBoxState",
     "LICell",
+    "LIFBoxCell",
+    "LIFBoxFeedForwardState",
+    "LIFBoxParameters",
     "LIFCell",
     "LIFFeedForwardState",
     "LIFParameters",

@@ -13,6 +13,12 @@ from .._extras import require
 
 require("snntorch", extra="snntorch")
 
-from ..hosts.snntorch.neurons import Leaky, RLeaky, RSynaptic, Synaptic  # noqa: E402
+from ..hosts.snntorch.neurons import (  # noqa: E402
+    Lapicque,
+    Leaky,
+    RLeaky,
+    RSynaptic,
+    Synaptic,
+)
 
-__all__ = ["Leaky", "RLeaky", "RSynaptic", "Synaptic"]
+__all__ = ["Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]

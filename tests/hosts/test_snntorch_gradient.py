@@ -1,4 +1,4 @@
-"""The backward pass of the snnTorch skin against continuous time."""
+"""The backward pass of our neurons for snnTorch against continuous time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Recurrent(nn.Module):
         return spikes @ self.weight.T
 
 
-def _grid_gradients(task, dt, sequence=False, **options):
+def _grid_gradients(task, dt, by_hand=False, **options):
     """Gradients of the two-layer problem on a grid, for weights in units of the continuous ones."""
     gain = dt / TAU_MEM  # snnTorch adds I to U in each step, undivided by tau_mem
     weights = [torch.tensor(array, requires_grad=True) for array in task.arrays]
@@ -58,7 +58,9 @@ def _grid_gradients(task, dt, sequence=False, **options):
             out = layer(current @ weights[index].T * gain, **states[index])
             names = ("spk", "syn", "mem") if task.recurrent else ("syn", "mem")
             states[index] = dict(zip(names, out[-len(names) :], strict=True))
-            histories[index].append(out[-1])
+            if by_hand:
+                states[index]["mem"] = states[index]["mem"] - layer.threshold * out[0]
+            histories[index].append(states[index]["mem"])
             current = out[0]
         spikes.append(current)
     task.grid_loss(torch.stack(spikes), [torch.stack(h) for h in histories], dt).backward()
@@ -86,6 +88,23 @@ def test_step_mode_converges_first_order_to_the_continuous_gradient(recurrent, l
     fine, fine_threshold = _grid_gradients(task, FINE, **options)
     for before, after, truth in zip(coarse, fine, exact, strict=False):
         # Ten times finer bins: about ten times better.
+        assert relative_error(after, truth) < 0.4 * relative_error(before, truth)
+        assert relative_error(after, truth) < 0.12
+    truth = exact[-1][0]
+    assert abs(fine_threshold.item() - truth) < 0.4 * abs(coarse_threshold.item() - truth)
+
+
+@pairwise(
+    recurrent={"Synaptic": False, "RSynaptic": pytest.param(True, marks=pytest.mark.slow)},
+    loss=["spikes", pytest.param("membrane", marks=pytest.mark.slow)],
+)
+def test_a_reset_that_the_loop_writes_out_has_the_gradient_of_a_reset(recurrent, loss):
+    """As the network that ``docs/export.md`` builds of snnTorch's modules."""
+    task = problem(recurrent, loss)
+    exact = task.exact_gradients
+    coarse, coarse_threshold = _grid_gradients(task, COARSE, True, reset_mechanism="none")
+    fine, fine_threshold = _grid_gradients(task, FINE, True, reset_mechanism="none")
+    for before, after, truth in zip(coarse, fine, exact, strict=False):
         assert relative_error(after, truth) < 0.4 * relative_error(before, truth)
         assert relative_error(after, truth) < 0.12
     truth = exact[-1][0]

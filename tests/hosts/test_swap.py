@@ -81,13 +81,14 @@ def test_a_model_with_a_live_graph_is_copied():
 
 def test_the_table_names_what_was_swapped_left_and_why(capsys):
     class Custom(snntorch.Leaky):
-        pass
+        def forward(self, input_, mem=None):
+            return super().forward(input_, mem)
 
     with pytest.warns(UserWarning):
         inhibited = snntorch.Leaky(beta=0.9, inhibition=True)
     model = nn.ModuleList(
         [
-            snntorch.Leaky(beta=0.9), inhibited, Custom(beta=0.9), snntorch.Lapicque(beta=0.9),
+            snntorch.Leaky(beta=0.9), inhibited, Custom(beta=0.9), snntorch.Alpha(0.9, 0.8),
             norse.LIF(), norse.LI(), norse.LSNN(), nn.Linear(2, 2),
             snntorch.LeakyParallel(2, 2), norse.LIFCorrelation(2, 2),
         ]
@@ -97,7 +98,7 @@ def test_the_table_names_what_was_swapped_left_and_why(capsys):
     outcomes = {line.split()[0]: line for line in table}
     assert "swapped" in outcomes["0"] and "swapped" in outcomes["4"]
     for name, reason in [
-        ("1", "inhibition"), ("2", "subclass"), ("3", "no exact gradient"),
+        ("1", "inhibition"), ("2", "Custom overrides forward"), ("3", "no exact gradient"),
         ("5", "exact as it is"), ("6", "no exact gradient"), ("8", "no exact gradient"),
         ("9", "no exact gradient"),
     ]:  # fmt: skip

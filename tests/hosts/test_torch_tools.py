@@ -218,3 +218,22 @@ def test_distributed_training_sums_the_gradients_of_all_ranks(tmp_path):
     for process in ranks:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+def test_gradients_of_each_sample_of_a_neuron_without_reset_are_those_of_the_samples():
+    lif = ep.Leaky(beta=0.9, reset_mechanism="none")
+    torch.manual_seed(0)
+    x, weight = 2 * torch.rand(10, 3, 4), torch.ones(4)
+
+    def loss(weight, x):
+        mem, total = torch.zeros(4), 0.0
+        for current in x:
+            spk, mem = lif(current * weight, mem)
+            total = total + (spk * torch.arange(4)).sum() + mem.sum()
+        return total
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 1))(weight, x)
+    for sample in range(3):
+        given = weight.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(given, x[:, sample]), given)
+        torch.testing.assert_close(found[sample], expected)

@@ -99,3 +99,25 @@ def test_what_cannot_be_fused_runs_as_written_with_one_warning(forward, reason):
         for model in (stepped, fused)
     ]
     assert torch.equal(*gradients)
+
+
+def test_the_reason_names_the_module_in_which_it_came_up():
+    class Reading(nn.Module):
+        def forward(self, spk):
+            return spk * float(spk.sum().item() >= 0)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lif, self.gate = snntorch.Leaky(beta=0.9), Reading()
+
+        def forward(self, x):
+            mem, out = None, []
+            for current in x:
+                spk, mem = self.lif(current, mem)
+                out.append(self.gate(spk))
+            return torch.stack(out)
+
+    _, fused = stepped_and_fused(Model())
+    with pytest.warns(UserWarning, match=r"in gate \(Reading\), item needs values"):
+        fused(torch.rand(STEPS, BATCH, 4))

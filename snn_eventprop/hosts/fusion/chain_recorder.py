@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.module import _global_forward_hooks
 
 from ..linear_current import LinearDrive
 from .chains import Chain, Output, Stack
@@ -23,6 +24,7 @@ class FusingRecorder(Recorder):
         super().__init__()
         self.chains: list[Chain] = []
         self.sequences = 0
+        self.left: dict[int, int] = {}  # id of a neuron that was not swapped -> its steps
         self._latest: dict[int, Chain] = {}
         self._likes: dict[Any, Tensor] = {}
 
@@ -73,9 +75,7 @@ class FusingRecorder(Recorder):
         key = (tuple(shape), dtype)
         if key not in self._likes:
             grad = torch.is_grad_enabled() and dtype.is_floating_point
-            self._likes[key] = torch.empty(
-                key[0], dtype=dtype, device="meta", requires_grad=grad
-            )
+            self._likes[key] = torch.empty(key[0], dtype=dtype, device="meta", requires_grad=grad)
         return self._likes[key]
 
     def step(
@@ -104,11 +104,15 @@ class FusingRecorder(Recorder):
         entering = node_of(current)
         entering.use()
         chain.inputs.append(entering)
+        # A hook may keep the states of every step.
+        hooked = bool(neuron._forward_hooks or _global_forward_hooks)
         outputs: dict[str, Output] = {}
         after: dict[str, Tensor] = {}
         for name, like in likes.items():
             outputs[name] = node = Output(chain, len(chain.outputs), name)
             node.like = like
+            if hooked:
+                node.use()
             after[name] = Deferred(like, current.device, node)
         chain.outputs.append(outputs)
         return after

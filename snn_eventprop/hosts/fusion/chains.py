@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..linear_current import LinearDrive
 from .lazy_tensor import node_of
-from .nodes import Call, Node, NotDeferrable, leaves
+from .nodes import Call, Known, Node, NotDeferrable, leaves
 from .recorder import REPEATABLE
 
 # Functions that treat every sample alone, and the number of dimensions for which they do (0: any):
-# all steps may go through them at once, as so many samples more.
+# all steps may go through them at once, as further samples.
 _SAMPLEWISE: dict[Any, int] = {
     F.linear: 0, torch.relu: 0, F.relu: 0, Tensor.relu: 0, torch.flatten: 0, Tensor.flatten: 0,
     torch.conv1d: 3, torch.conv2d: 4, torch.conv3d: 5, F.batch_norm: 0, F.dropout: 0,
@@ -32,23 +32,46 @@ REPEATABLE.update(_STATELESS)
 
 
 class ChainRun(NamedTuple):
-    """What a neuron gives when it has gone through the steps of a chain."""
+    """Results of a neuron that has run the steps of a chain."""
 
     spikes: Tensor  # [T, ...]
     history: dict[str, Any]  # states in every step, [T, ...] or one for each step
     last: dict[str, Tensor]  # states after the last step
     remark: str  # how it ran, for users
 
-    @staticmethod
-    def told(drive: Tensor | LinearDrive, obstacle: str | None) -> str:
-        """The remark on steps that ``obstacle`` has kept off the engine, or on what it has read."""
-        if obstacle is not None:
-            return f", one by one ({obstacle})"
-        return ", linear layer folded" if isinstance(drive, LinearDrive) else ""
+    @classmethod
+    def of_steps(
+        cls,
+        drive: Tensor | LinearDrive,
+        states: dict[str, Tensor],
+        names: Sequence[str],
+        advance: Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]],
+        obstacle: str,
+    ) -> ChainRun:
+        """One step after another, with the states ``names`` of each.
+
+        ``advance`` takes a current and states to spikes and states.
+        """
+        history: dict[str, Any] = {name: [] for name in ("spk", *names)}
+        for current in drive.dense() if isinstance(drive, LinearDrive) else drive:
+            spikes, states = advance(current, states)
+            for name in names:
+                history[name].append(states[name])
+            history["spk"].append(spikes)
+        return cls(torch.stack(history.pop("spk")), history, states, remark(drive, obstacle))
+
+
+def remark(drive: Tensor | LinearDrive, obstacle: str | None) -> str:
+    """How a chain ran: what kept it off the engine, or whether the engine read a linear layer."""
+    if obstacle is not None:
+        return f", one by one ({obstacle})"
+    return ", linear layer folded" if isinstance(drive, LinearDrive) else ""
 
 
 class Chain(Node):
     """Consecutive steps of one neuron, from an initial state."""
+
+    once = True
 
     def __init__(self, neuron: Any, before: dict[str, Tensor]) -> None:
         self.neuron = neuron
@@ -56,6 +79,7 @@ class Chain(Node):
         self.inputs: list[Node] = []
         self.outputs: list[dict[str, Output]] = []
         self.closed: list[Node] | None = None
+        self.length = 0
         self.last: dict[str, Tensor] = {}
         self.history: dict[str, Any] = {}
         self.remark = ""
@@ -72,22 +96,32 @@ class Chain(Node):
         return self.closed
 
     def compute(self) -> None:
-        wanted = {
-            name for step in self.outputs[:-1] for name, out in step.items() if out.used
-        } - {"spk"}
+        wanted = {name for step in self.outputs[:-1] for name, out in step.items() if out.used} - {
+            "spk"
+        }
         before = {name: node.value for name, node in self.before.items()}
         run: ChainRun = self.neuron._run_chain(self.drive.value, before, wanted)
         self.last, self.remark = run.last, run.remark
         self.history = {**run.history, "spk": run.spikes}
+        self.length = len(self.outputs)
         for name, output in self.outputs[-1].items():
             value = run.spikes if name == "spk" else self.last[name]
-            lead = (len(self.outputs),) if name == "spk" else ()
+            lead = (self.length,) if name == "spk" else ()
             like = output.like
             if value.shape != torch.Size((*lead, *like.shape)) or value.dtype != like.dtype:
                 raise NotDeferrable(
                     f"states of {type(self.neuron).__name__} are not of the shape and type of its "
                     "input; start it from zeros of that shape and type"
                 )
+
+    def let_go(self) -> None:
+        """Drop what has led to the results.
+
+        Outputs refer to their chain. Were it to refer to them as well, both would wait for
+        Python's garbage collector, and the memory of a forward pass with them.
+        """
+        self.inputs, self.outputs, self.closed, self.before = [], [], [], {}
+        self.drive = Known(None)
 
     @functools.cached_property
     def steps(self) -> dict[str, Sequence[Tensor]]:
@@ -113,13 +147,13 @@ class Output(Node):
         return (self.chain,)
 
     def compute(self) -> Tensor:
-        if self.name != "spk" and self.step == len(self.chain.outputs) - 1:
+        if self.name != "spk" and self.step == self.chain.length - 1:
             return self.chain.last[self.name]
         return self.chain.steps[self.name][self.step]
 
 
 class Whole(Node):
-    """What a chain gave in all its steps, [T, ...]."""
+    """Spikes or a state of all steps of a chain, [T, ...]."""
 
     def __init__(self, chain: Chain, name: str) -> None:
         self.chain, self.name = chain, name
@@ -133,7 +167,7 @@ class Whole(Node):
 
 
 class Stack(Node):
-    """``torch.stack`` of steps, seen through once all steps are known."""
+    """``torch.stack`` of steps, which is simplified once all steps are known."""
 
     used = False
     _simple: Node | None = None

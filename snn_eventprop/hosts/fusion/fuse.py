@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +16,17 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..adapter import ExactGradient
+from ..made_classes import make_class
+from ..registry import loaded_hosts
 from .chain_recorder import FusingRecorder, recorder
 from .lazy_tensor import Deferred
+from .left_neurons import left_neurons
 from .module_state import Snapshot
 from .nodes import NotDeferrable, leaves, mapped
 
-_PATIENCE = 10  # calls in a row that were no use, after which a model is no longer recorded
+_NOTHING_TO_FUSE = "no neuron in it has an exact gradient"
+_PATIENCE = 10  # calls in a row without a sequence, after which a model is no longer recorded
 
 
 class _OverTime:
@@ -33,7 +39,7 @@ class _OverTime:
 
     @property
     def fusion(self) -> str:
-        """What the last forward pass has run at once, or why nothing."""
+        """Which neurons ran as sequences in the last forward pass, or why none did."""
         return self._fusion if self._reason is None else f"step by step: {self._reason}"
 
     def _give_up(self, reason: str) -> None:
@@ -44,7 +50,7 @@ class _OverTime:
         )
 
     def _pass_over(self, reason: str) -> None:
-        """This call ran as written, for values of its own it seems; the next one need not."""
+        """This call ran as written, probably for its values. The next one is recorded again."""
         self._idle += 1
         if self._idle == _PATIENCE:
             return self._give_up(reason)
@@ -53,19 +59,6 @@ class _OverTime:
             f"the forward pass of {type(self).__name__} ran step by step in this call: {reason}",
             stacklevel=5,
         )
-
-    def __reduce_ex__(self, protocol):
-        # object.__getstate__ is of Python 3.11.
-        get = getattr(self, "__getstate__", self.__dict__.copy)
-        return _restored, (self._unfused,), get()
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)  # type: ignore[misc]
-
-
-def _restored(cls: type) -> Any:
-    fused: Any = fused_class(cls)
-    return fused.__new__(fused)
 
 
 @functools.cache
@@ -85,9 +78,8 @@ def fused_class(cls: type) -> type:
             return plain(*args, **kwargs)
         return _run(self, plain, args, kwargs)
 
-    made = type(cls.__name__, (_OverTime, cls), {"forward": forward, "_unfused": cls})
-    made.__module__, made.__qualname__ = cls.__module__, cls.__qualname__
-    return made
+    body = {"forward": forward, "_unfused": cls}
+    return make_class(fused_class, (cls,), (_OverTime, cls), body)
 
 
 def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
@@ -95,46 +87,92 @@ def _run(model: Any, plain: Callable, args: tuple, kwargs: dict) -> Any:
     try:
         record, result = _layer_by_layer(model, plain, args, kwargs)
     except NotDeferrable as error:
-        reason, conclude = str(error), model._give_up
+        reason, conclude = f"{_place(model, error)}{error}", model._give_up
     except Exception as error:
         reason, conclude = str(error) or type(error).__name__, model._pass_over
     else:
         _note(model, record)
+        for chain in record.chains:
+            chain.let_go()
         return result
-    # Whatever the error was, the forward pass as written decides; its own errors are raised by it,
-    # out here, where nothing that the attempt has made is held any longer.
+    # The forward pass as written decides whether there is an error. It runs out here, where nothing
+    # refers to the tensors of the attempt any longer.
     before.restore()
     result = plain(*args, **kwargs)
     conclude(reason)
     return result
 
 
+def _place(model: nn.Module, error: BaseException) -> str:
+    """The submodule in whose forward pass an error has come up, as a prefix of its message."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if names.get(id(owner)) and trace.tb_frame.f_code.co_name == "forward":
+            found = owner
+        trace = trace.tb_next
+    return "" if found is None else f"in {names[id(found)]} ({type(found).__name__}), "
+
+
 def _layer_by_layer(
     model: Any, plain: Callable, args: tuple, kwargs: dict
 ) -> tuple[FusingRecorder, Any]:
     record = FusingRecorder()
-    with record:
+    left = [
+        module for module in model.modules() if _is_left(module) and "forward" not in vars(module)
+    ]
+    with record, left_neurons(left, record) as stand_ins:
         result = plain(*mapped(record.defer, args), **mapped(record.defer, kwargs))
     held = _held(model)
+    kept = [(module, module._buffers, dict(module._buffers), dict(vars(module))) for module in left]
     result, values = record.results((result, [value for *_, value in held]))
+    for module, buffers, contents, attributes in kept:
+        # The steps have run just now. What the forward pass did after them (a reset) comes last.
+        buffers.update(contents)
+        vars(module).update(attributes)
     for (module, name, _), value in zip(held, values, strict=True):
         setattr(module, name, value)
+    record.left = {id(one.module): one.steps for one in stand_ins if one.steps}
     return record, result
 
 
+def _is_left(module: nn.Module) -> bool:
+    """Whether a module is a spiking neuron of a host, as the host has it."""
+    return not isinstance(module, ExactGradient) and any(
+        host.is_neuron(module) and type(module) not in host.integrator_classes()
+        for host in loaded_hosts()
+    )
+
+
 def _note(model: Any, record: FusingRecorder) -> None:
-    """Tell the user, through ``fusion``, what has run at once."""
+    """Report through ``fusion`` what ran as a sequence."""
     if record.sequences or any(len(chain.outputs) > 1 for chain in record.chains):
         model._idle = 0
     else:
         model._idle += 1
         if model._idle == _PATIENCE:
             model._give_up("each call is one step; put the loop over time into a forward pass")
+    model._fusion = _summary(model, record) or f"{record.sequences} sequences"
+
+
+def _summary(model: nn.Module, record: FusingRecorder) -> str:
+    """How the chains ran. Neurons that ran alike are listed together."""
     names = {id(module): name for name, module in model.named_modules()}
-    model._fusion = "; ".join(
-        f"{names.get(id(chain.neuron), '')}: {len(chain.outputs)} steps{chain.remark}"
-        for chain in record.chains
-    ) or f"{record.sequences} sequences"
+    runs: dict[str, Counter[str]] = {}
+    for chain in record.chains:
+        how = f"{len(chain.outputs)} step{'s' * (len(chain.outputs) != 1)}{chain.remark}"
+        runs.setdefault(names.get(id(chain.neuron), "(not in the model)"), Counter())[how] += 1
+    for neuron, steps in record.left.items():
+        runs[names[neuron]] = Counter([f"{steps} steps, one by one (not swapped)"])
+    alike: dict[str, list[str]] = {}
+    for name, counts in runs.items():
+        parts = [how if count == 1 else f"{count} times {how}" for how, count in counts.items()]
+        alike.setdefault(" and ".join(parts), []).append(name or "(model)")
+    return "; ".join(
+        f"{', '.join(found)}{f' ({len(found)} neurons)' if len(found) > 1 else ''}: {how}"
+        for how, found in alike.items()
+    )
 
 
 def _held(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
@@ -162,6 +200,8 @@ def fuse(model: nn.Module) -> nn.Module:
         _forget(model)
     else:
         model.__class__ = fused_class(cls)
+    if not any(isinstance(module, ExactGradient) for module in model.modules()):
+        vars(model)["_reason"] = _NOTHING_TO_FUSE
     return model
 
 

@@ -1,4 +1,4 @@
-"""Tensors that know shape and type but hold no values yet: each stands for a node of the graph."""
+"""Tensors with a shape and a type but no values yet. Each refers to a node of the graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .nodes import Known, Node, NotDeferrable, mapped
+from .nodes import Known, Node, NotDeferrable, evaluate, mapped
 
 _state = threading.local()
 
@@ -49,11 +49,14 @@ def after_the_fact(leaf: Any) -> Any:
     if not isinstance(leaf, Deferred):
         return leaf
     if not leaf.node.done:
-        raise RuntimeError(
-            "this tensor was made inside a forward pass that runs layer by layer, and is neither "
-            "among its results nor an attribute of a module (but kept by a forward hook, say): "
-            "return it, or swap without fuse=True"
-        )
+        # A forward hook has kept it, say. No neuron may run any more to compute it.
+        if not leaf.node.ready():
+            raise RuntimeError(
+                "this tensor was made inside a forward pass that ran layer by layer, and nothing "
+                "that the pass has returned needs it, so it was not computed: return it, keep it "
+                "as an attribute of a module, or swap without fuse=True"
+            )
+        evaluate([leaf.node])
     return leaf.node.value
 
 
@@ -95,5 +98,5 @@ def active() -> Any:
 
 
 def set_active(recorder: Any) -> None:
-    """Make ``recorder`` the one that ``active`` returns in this thread; None: no longer any."""
+    """Set the recorder that ``active`` returns in this thread; None: no recorder."""
     _state.recorder = recorder

@@ -1,4 +1,4 @@
-"""What a forward pass changes on the modules of a model, put back as it was before."""
+"""Undoes the changes that a forward pass has made on the modules of a model."""
 
 from __future__ import annotations
 

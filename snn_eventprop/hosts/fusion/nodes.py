@@ -1,4 +1,4 @@
-"""The graph of a recorded forward pass: values that are computed from other values, later."""
+"""The graph of a recorded forward pass: values that are computed later from other values."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Node:
     value: Any = None
     done = False
     started = False
+    once = False  # computing it changes modules
     free = False  # computed from inputs alone, not from neurons: known whenever it must be
 
     def needs(self) -> Sequence[Node]:
@@ -47,6 +48,17 @@ class Node:
 
     def use(self) -> None:
         """Somebody other than the next step of a neuron wants the value."""
+
+    def ready(self) -> bool:
+        """Whether the value can be computed after the forward pass, when no neuron may run."""
+        ahead: list[Node] = [self]
+        while ahead:
+            node = ahead.pop()
+            if not node.done:
+                if node.once:
+                    return False
+                ahead += node.needs()
+        return True
 
 
 class Known(Node):
@@ -86,7 +98,7 @@ def _value(leaf: Any) -> Any:
 
 
 def evaluate(nodes: Iterable[Node]) -> None:
-    """Compute nodes and all they need, in the order in which they were asked for."""
+    """Compute nodes and all that they depend on, in the given order."""
     stack = list(nodes)[::-1]
     while stack:
         node = stack[-1]

@@ -1,8 +1,8 @@
 """Records a function of tensors as a graph.
 
 The function runs once with ``Deferred`` tensors, which know shapes and types but hold no values.
-What it does with them becomes a graph of ``Node``, which can be rearranged and is computed at the
-end. Whatever needs values at once (``if``, ``.item()``, an autograd function) raises
+Its operations become a graph of ``Node``, which can be rearranged and is computed at the end. An
+operation that needs values at once (``if``, ``.item()``, an autograd function) raises
 ``NotDeferrable``. So does writing into a tensor, except for sums in place (``total += spk``) and
 rows (``out[k] = spk``) of tensors that share their memory with no other.
 """
@@ -84,8 +84,8 @@ def _need(function: Any, error: Exception | None = None) -> str:
         return f"{name} needs values; move .{name}() after the forward pass"
     if name in _DECISIONS:
         return f"{name} needs values; decide by those of neurons after the forward pass"
-    told = f" ({error})" if error else ""
-    return f"{name} needs values{told}; call it after the forward pass, on the results"
+    cause = f" ({error})" if error else ""
+    return f"{name} needs values{cause}; call it after the forward pass, on the results"
 
 
 _REUSED = "a tensor is written into after it was used; make a new one for each step"
@@ -127,6 +127,7 @@ class Recorder:
 
     def __exit__(self, *error) -> None:
         self._creations.__exit__(*error)
+        del self._creations.recorder  # which is a circle
         set_active(None)
 
     @staticmethod
@@ -149,7 +150,7 @@ class Recorder:
         return Deferred(value, value.device, Known(value))
 
     def new(self, value: Tensor) -> Deferred:
-        """A tensor that was just made and that nobody else refers to, as a deferred one."""
+        """A new tensor, to which nothing else refers, as a deferred one."""
         made = Deferred(value, value.device, Known(value))
         made.own = True
         return made
@@ -164,7 +165,7 @@ class Recorder:
                 raise NotDeferrable(_REUSED)
 
     def check(self) -> None:
-        """Raise unless the tensors that were used still hold what they held then."""
+        """Raise if a tensor was changed after it was used."""
         self.watch(*(value for value, _ in self._used.values()))
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
@@ -199,11 +200,10 @@ class Recorder:
         return self._record(func, args, kwargs)
 
     def _written(self, func: Any, args: Sequence[Any], kwargs: dict, why: str) -> Deferred:
-        """What an operation in place leaves: the same tensor with another node.
+        """The target of an operation in place: the same tensor with another node.
 
-        Every reference to the tensor sees that, as it would see the write; a node that was taken
-        from it before stands for the value it had then. Where its memory is that of another tensor
-        as well, which would change with it, this is impossible.
+        Every reference to the tensor sees the new node, as it would see the write. A node that was
+        taken from it before keeps the old value. This fails where another tensor shares the memory.
         """
         target = args[0] if args else None
         owned = isinstance(target, Deferred) and target.own
@@ -234,8 +234,7 @@ class Recorder:
     ) -> Any:
         """The result with values, if they are known already.
 
-        Where a gradient would have to pass through what comes around ``func``, which nobody has
-        taken down (the apply of an autograd.Function), only without gradients.
+        An autograd.Function around ``func`` is not recorded. Then the result must need no gradient.
         """
         given = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Deferred)]
         if not all(t.node.free and (differentiable or not t.requires_grad) for t in given):
@@ -253,9 +252,7 @@ class Recorder:
                 source.shape[1:], dtype=source.dtype, device="meta",
                 requires_grad=source.requires_grad,
             )  # fmt: skip
-            self._selected[key] = Deferred(
-                like, source.device, Call(torch.select, (node, 0, step))
-            )
+            self._selected[key] = Deferred(like, source.device, Call(torch.select, (node, 0, step)))
         return self._selected[key]
 
     def _record(self, func: Any, args: Sequence[Any], kwargs: dict) -> Any:
@@ -288,7 +285,7 @@ class Recorder:
     def _like(
         self, func: Any, args: Sequence[Any], kwargs: dict
     ) -> tuple[tuple[Any, bool], torch.device]:
-        """What the result looks like, on the meta device, and whether its memory is new."""
+        """The result on the meta device, and whether its memory is new."""
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.watch(*tensors)
         device = next(t.device for t in tensors if isinstance(t, Deferred))

@@ -1,198 +1,63 @@
-"""``LIFCell``, ``LIF``, ``LIFRecurrentCell`` and ``LIFRecurrent`` of Norse, exact gradients.
-
-Over 400 lines: what the four classes share is one mixin, which mirrors the host's steps.
-"""
+"""``LIFCell``, ``LIF``, ``LIFRecurrentCell`` and ``LIFRecurrent`` of Norse, exact gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import norse.torch as host
 import torch
-from norse.torch.functional.threshold import threshold as host_threshold
-from norse.torch.module.snn import _merge_states
+from norse.torch.functional.adjoint.lif_adjoint import (
+    lif_adjoint_step,
+    lif_feed_forward_adjoint_step,
+)
+from norse.torch.functional.lif import lif_feed_forward_step, lif_step
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ...diagnostics import LayerRecord, keep_record
-from ...ops.grid import has_backend, transformed
-from ..adapter import (
-    GRAZING_GUARD,
-    count_slope,
-    described,
-    forget_calls,
-    handed_on,
-    set_options,
-    shown_signature,
-)
-from ..fusion.chain_recorder import recorder, whole
-from ..fusion.chains import ChainRun
+from ... import discretisation
+from ...diagnostics import keep_record
+from ..adapter import handed_on
+from ..fusion.chain_recorder import whole
 from ..linear_current import LinearDrive
-from ..sequence import KERNEL_DTYPES, Before, Dynamics, run_sequence
+from ..sequence import Before, Dynamics, run_sequence
 from ..step import emit, inverse_slopes
-from ..step_memory import Earlier, earlier_spikes, remember_spikes, remembered_spikes
+from ..step_memory import Earlier, earlier_spikes
+from .modules import NorseModule
 
-_OWN_ARGUMENTS = ("grazing_guard", "count_gradient")
 _RECURRENT = (host.LIFRecurrent, host.LIFRecurrentCell)
 
 
-class ExactGradient(torch.nn.Module):
-    r"""What the four classes share: Norse's Euler step, with the gradient of ``step``.
+class NorseNeuron(NorseModule):
+    r"""Norse's Euler step with a synaptic current, with the gradient of ``hosts.step``.
 
     .. math::
         i \leftarrow i + x, \qquad
         v \leftarrow v + \Delta t\, \tau_m^{-1} (v_\mathrm{leak} - v + i), \qquad
         i \leftarrow i - \Delta t\, \tau_s^{-1} i
 
-    then v > v_th emits a spike and v becomes v_reset. A mixin in front of the host's class.
-
-    Args (beyond the host's, keyword only):
-        grazing_guard: smallest slope of v at a spike used in the gradient, in units of
-            (v_th - v_leak) * dt * tau_mem_inv per step; 0 switches it off.
-        count_gradient: a loss on spike counts has a zero exact gradient, for spikes move, they do
-            not appear. A positive number adds that share of the surrogate gradient ``p.method``
-            to the exact one, for every layer so built. A heuristic.
-
-    ``p.method`` and ``p.alpha`` have no effect without ``count_gradient``.
+    then v > v_th emits a spike and v becomes v_reset.
     """
 
-    _last: Tensor | None = None  # the membrane returned last
-    _record: LayerRecord | None = None
+    _tuple = host.LIFParameters
+    _activations = (
+        lif_step, lif_adjoint_step, lif_feed_forward_step, lif_feed_forward_adjoint_step,
+    )  # fmt: skip
 
-    grazing_guard: float
-    count_gradient: float
-
-    # What the host's classes define.
-    p: host.LIFParameters
-    dt: float
-    record_states: bool = False
     input_weights: Tensor
     recurrent_weights: Tensor
-    state_fallback: Callable
-
-    def __init_subclass__(cls) -> None:
-        if ExactGradient in cls.__bases__ or "__init__" in vars(cls):
-            cls.__signature__ = shown_signature(  # type: ignore[attr-defined]
-                cls, ExactGradient, _OWN_ARGUMENTS
-            )
-
-    def __init__(
-        self, *args, grazing_guard: float = GRAZING_GUARD, count_gradient: float = 0.0, **kwargs
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._adopt(grazing_guard, count_gradient)
 
     @staticmethod
     def refusal(neuron: torch.nn.Module) -> str | None:
-        """Why this neuron of the host cannot have an exact gradient, if so."""
-        return None
-
-    def _adopt(self, grazing_guard: float = GRAZING_GUARD, count_gradient: float = 0.0) -> None:
-        """Turn an instance of the host's class, whose class has been set to ours, into ours."""
-        self._set_options(grazing_guard=grazing_guard, count_gradient=count_gradient)
-
-    _set_options = set_options
-
-    def extra_repr(self) -> str:
-        return described(self, super().extra_repr())
-
-    def _release(self) -> None:
-        """Undo ``_adopt``."""
-        for name in _OWN_ARGUMENTS:
-            delattr(self, name)
-        forget_calls(self)
-
-    # ``p`` is a tuple of tensors, which modules neither move nor pickle. Its dtype stays, as in
-    # Norse: float32 constants in a float64 model are part of what Norse computes.
-    def _apply(self, fn, recurse: bool = True):
-        super()._apply(fn, recurse)
-        fields = []
-        for value in self.p:
-            if isinstance(value, torch.nn.Parameter):
-                value.data = fn(value.data).to(value.dtype)
-            elif isinstance(value, Tensor):
-                value = fn(value).to(value.dtype)
-            fields.append(value)
-        self.p = host.LIFParameters(*fields)
-        return self
-
-    def __getstate__(self) -> dict:
-        state = {**self.__dict__, "p": tuple(self.p)}
-        state.pop("_last", None)  # pickle and deepcopy take no part of a graph
-        return state
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__({**state, "p": host.LIFParameters(*state["p"])})
-
-    def _start(self, input_tensor: Tensor | LinearDrive, state, steps: bool = False):
-        """The state, of which each field fits one step of the input, or a zero one.
-
-        Args:
-            steps: the first dimension of the input is time.
-        """
-        if state is None:
-            return self.state_fallback(input_tensor)
-        one = self._shape_of_a_step(input_tensor, steps)
-        for name, value in state._asdict().items():
-            if value.shape == one:
-                continue
-            try:
-                torch.broadcast_shapes(value.shape, one)
-            except RuntimeError:
-                raise ValueError(
-                    f"state.{name} has shape {tuple(value.shape)}, but one step of the input "
-                    f"{tuple(input_tensor.shape)} needs {tuple(one)}; to go on with some samples "
-                    "alone, take these of every field of the state"
-                ) from None
-        return state
+        return NorseModule._other_step(neuron, NorseNeuron._activations)
 
     def _shape_of_a_step(self, input_tensor: Tensor | LinearDrive, steps: bool) -> torch.Size:
-        one = input_tensor.shape[steps:]
+        one = super()._shape_of_a_step(input_tensor, steps)
         if isinstance(self, _RECURRENT):
             one = torch.Size((*one[:-1], len(self.recurrent_weights)))
         return one
 
-    def _step(self, input_tensor: Tensor, state):
-        state = self._start(input_tensor, state)
-        running = recorder()
-        if running is None or input_tensor.is_sparse:
-            return self._advance(input_tensor, state)
-        before = _as_dict(state)
-        shape: tuple[int, ...] = input_tensor.shape
-        if "spk" in before:
-            shape = (*shape[:-1], len(self.recurrent_weights))
-        likes = {
-            name: running.like(shape, torch.promote_types(input_tensor.dtype, state.v.dtype))
-            for name in ("spk", "v", "i")
-        }
-        after = running.step(self, input_tensor, before, likes)
-        return after["spk"], _as_state(after, recurrent="spk" in before)
-
-    def _kept(self) -> dict[str, Tensor]:
-        return {}  # states belong to the caller
-
-    def _keep(self, states: dict[str, Tensor]) -> None:
-        pass
-
-    def _run_chain(
-        self, input_tensor: Tensor | LinearDrive, before: dict[str, Tensor], wanted: set[str]
-    ) -> ChainRun:
-        """All steps from the states ``before``, with those of every step if any is ``wanted``."""
-        state = _as_state(before, recurrent="spk" in before)
-        if not wanted:
-            spikes, state, remark = self._run(input_tensor, state)
-            return ChainRun(spikes, {}, _as_dict(state), remark)
-        history: dict[str, list] = {"spk": [], "v": [], "i": []}
-        for current in (
-            input_tensor.dense() if isinstance(input_tensor, LinearDrive) else input_tensor
-        ):
-            spikes, state = self._advance(current, state)
-            for name, value in {**_as_dict(state), "spk": spikes}.items():
-                history[name].append(value)
-        remark = ChainRun.told(
-            input_tensor, f"{' and '.join(sorted(wanted))} of every step in use"
-        )
-        return ChainRun(torch.stack(history["spk"]), history, _as_dict(state), remark)
+    def _as_state(self, values: dict[str, Tensor]):
+        if isinstance(self, _RECURRENT):
+            return host.LIFState(z=values["spk"], v=values["v"], i=values["i"])
+        return host.LIFFeedForwardState(v=values["v"], i=values["i"])
 
     def _advance(self, input_tensor: Tensor, state):
         """One step in the host's order of operations: (spikes, state)."""
@@ -230,7 +95,7 @@ class ExactGradient(torch.nn.Module):
                     fired & (steepness > 0), steepness, over, floor, p.v_th - p.v_reset
                 )
 
-        counts = count_slope(self._surrogate, self.count_gradient)
+        counts = self._count_slope()
         spikes, membrane = emit(
             free,
             state.v,
@@ -252,32 +117,7 @@ class ExactGradient(torch.nn.Module):
             return spikes, host.LIFState(z=spikes, v=membrane, i=decayed)
         return spikes, host.LIFFeedForwardState(v=membrane, i=decayed)
 
-    def _sequence(self, input_tensor: Tensor | LinearDrive, state):
-        state = self._start(input_tensor, state, steps=True)
-        spikes, state, _ = self._run(input_tensor, state)
-        return spikes, state
-
-    def _run(self, input_tensor: Tensor | LinearDrive, state):
-        """All steps from a state: spikes, the state, and how they ran (see ``ChainRun``)."""
-        folded = input_tensor if isinstance(input_tensor, LinearDrive) else None
-        one = self._shape_of_a_step(input_tensor, steps=True)
-        obstacle = self._obstacle(folded.raster if folded else input_tensor, state, one)  # type: ignore[arg-type]
-        if folded is not None and (obstacle or not folded.prefers_events()):
-            input_tensor = folded.dense()
-        remark = ChainRun.told(input_tensor, obstacle)
-        if not obstacle:
-            return *self._run_fused(input_tensor, state, one), remark
-        spikes, states = [], []
-        for current in input_tensor:  # type: ignore[union-attr]
-            out, state = self._advance(current, state)
-            spikes.append(out)
-            states.append(state)
-        if self.record_states:
-            state = _merge_states(states)
-        return torch.stack(spikes), state, remark
-
     def _stepped(self) -> str | None:
-        """The option for which sequences run step by step, if there is one."""
         if self.count_gradient and isinstance(self, _RECURRENT):
             return "count_gradient of a recurrent layer"
         if self.record_states:
@@ -288,16 +128,9 @@ class ExactGradient(torch.nn.Module):
 
     def _obstacle(self, input_tensor: Tensor, state, one: torch.Size) -> str | None:
         """Why the engine would not compute exactly what the steps do, if so."""
-        if input_tensor.is_sparse:
-            return "sparse input"
-        if input_tensor.ndim < 2 or input_tensor.numel() == 0:
-            return "no batch"
-        if input_tensor.dtype not in KERNEL_DTYPES or not has_backend(input_tensor.device):
-            return f"no kernel for {input_tensor.dtype} on {input_tensor.device.type}"
-        if transformed():
-            return "a transform of torch.func"
-        if self._stepped():
-            return self._stepped()
+        obstacle = self._off_the_engine(input_tensor)
+        if obstacle:
+            return obstacle
         if any(torch.broadcast_shapes(value.shape, one) != one for value in state):
             return "a state of more samples than the input, which goes to all of them"
         if hasattr(state, "z"):
@@ -337,12 +170,14 @@ class ExactGradient(torch.nn.Module):
 
         earlier = earlier_spikes(state.v, self._last)
         dtype = current.dtype
-        gain = (dt * p.tau_mem_inv).to(dtype)
-        decay = 1 - (dt * p.tau_syn_inv).to(dtype)
+        # Rates per step in the input's type, as Norse's own sums promote them.
+        decay, gain, leak = discretisation.norse(
+            (dt * p.tau_mem_inv).to(dtype), (dt * p.tau_syn_inv).to(dtype), 1
+        )
         out = run_sequence(
             current,
             Dynamics(
-                decay, gain, 1 - gain, p.v_th - p.v_leak,
+                decay, gain, leak, p.v_th - p.v_leak,
                 (self.grazing_guard * gain * (p.v_th - p.v_leak)).detach(), "zero",
                 (p.v_reset - p.v_leak).detach(),
             ),
@@ -351,57 +186,39 @@ class ExactGradient(torch.nn.Module):
                 None if earlier is None else Earlier(*map(given, earlier)),
                 None if recurrent is None else given(state.z),
             ),
-            recurrent=recurrent, count_slope=count_slope(self._surrogate, self.count_gradient),
+            recurrent=recurrent, count_slope=self._count_slope(),
         )  # fmt: skip
         keep_record(self, out.record)
         spikes = out.spikes.reshape(-1, *one)
         i = (out.current * decay).reshape(one)
-        v = out.membrane.reshape(one) + p.v_leak
-        if out.membrane.requires_grad:
-            inverse, end = remembered_spikes(out.membrane)
-            remember_spikes(v, Earlier(inverse.reshape(one), end.reshape(one)))
-        self._last = handed_on(v)
+        v = self._voltage(out.membrane, one)
         if recurrent is None:
             return spikes, host.LIFFeedForwardState(v=v, i=i)
         return spikes, host.LIFState(z=spikes[-1].clone(), v=v, i=i)
 
-    def _surrogate(self, over: Tensor) -> Tensor:
-        return host_threshold(over, self.p.method, self.p.alpha)
 
-
-def _as_dict(state) -> dict[str, Tensor]:
-    """The fields of a state; the spikes of a recurrent one under the name of the spikes."""
-    return {"spk" if name == "z" else name: value for name, value in state._asdict().items()}
-
-
-def _as_state(values: dict[str, Tensor], *, recurrent: bool):
-    if recurrent:
-        return host.LIFState(z=values["spk"], v=values["v"], i=values["i"])
-    return host.LIFFeedForwardState(v=values["v"], i=values["i"])
-
-
-class LIFCell(ExactGradient, host.LIFCell):
+class LIFCell(NorseNeuron, host.LIFCell):
     """``norse.torch.LIFCell``, whose gradient converges to the exact one as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
         return self._step(input_tensor, state)
 
 
-class LIFRecurrentCell(ExactGradient, host.LIFRecurrentCell):
+class LIFRecurrentCell(NorseNeuron, host.LIFRecurrentCell):
     """``norse.torch.LIFRecurrentCell``, gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
         return self._step(input_tensor, state)
 
 
-class LIF(ExactGradient, host.LIF):
+class LIF(NorseNeuron, host.LIF):
     """``norse.torch.LIF`` over a sequence [T, ...], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFFeedForwardState | None = None):
         return whole(self._sequence, input_tensor, state)
 
 
-class LIFRecurrent(ExactGradient, host.LIFRecurrent):
+class LIFRecurrent(NorseNeuron, host.LIFRecurrent):
     """``norse.torch.LIFRecurrent`` over a sequence [T, ..., N], gradient exact as dt shrinks."""
 
     def forward(self, input_tensor: Tensor, state: host.LIFState | None = None):
