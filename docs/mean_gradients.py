@@ -50,7 +50,9 @@ def mean_gradient(
 
 
 @torch.no_grad()
-def difference(current: torch.Tensor, weighting: torch.Tensor, dt: float, by: float = 0.03) -> float:
+def difference(
+    current: torch.Tensor, weighting: torch.Tensor, dt: float, by: float = 0.03
+) -> float:
     """The same by a central difference of the mean loss."""
     neurons = EventPropNeuron(dt=dt, dtype=torch.float64)
     up, down = (
