@@ -7,11 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..diagnostics import keep_record
 from ..events import SpikeEvents
 from ..ops import grid
 from ..ops.bin_times import num_bins, time_of
 from ..synapses.delayed import check_max_delay, within
-from ._inputs import check_raster, check_units, events_on_grid, wanted
+from ._inputs import (
+    check_units,
+    checked_raster,
+    events_on_grid,
+    unbatched,
+    wanted,
+    within_own_durations,
+)
 from ._population import SpikingPopulation, check_sizes
 
 
@@ -129,17 +137,26 @@ class WeightedLayer(SpikingPopulation):
                 recurrent=self._recurrent_rows(), drive=grid.Drive(event_stamps=stamps),
                 delays=self._delays(),
             )  # fmt: skip
-            return SpikeEvents(
+            out = input._with(
                 time_of(spikes.stamps, self.dt), spikes.units, spikes.offsets,
-                self.out_features, input.duration, spikes.marks, validate=False,
+                num_units=self.out_features, marks=spikes.marks,
             )  # fmt: skip
-        check_raster(self, input)
+            return self._ended(out, self.dt)
+        raster = checked_raster(self, input)
         spikes = self._run_grid(
-            grid.dense_events(input, self.weight.dtype), input.shape[0],
+            grid.dense_events(raster, self.weight.dtype), raster.shape[0],
             self.weight.t(), self.out_features, recurrent=self._recurrent_rows(),
-            drive=grid.Drive(raster=wanted(input, self.weight.dtype)), delays=self._delays(),
+            drive=grid.Drive(raster=wanted(raster, self.weight.dtype)), delays=self._delays(),
         )  # fmt: skip
-        return grid.to_raster(spikes, input.shape[0], self.out_features, hold=True)
+        out = grid.to_raster(spikes, raster.shape[0], self.out_features, hold=True)
+        return out[:, 0] if unbatched(input) else out
+
+    def _ended(self, out: SpikeEvents, dt: float | None) -> SpikeEvents:
+        """Without spikes after a sample's own end, which the layer's record forgets as well."""
+        kept = within_own_durations(out, dt)
+        if kept is not out and self._record is not None:
+            keep_record(self, self._record._replace(units=kept.units, offsets=kept.offsets))
+        return kept
 
     def forward(self, input: SpikeEvents | Tensor) -> SpikeEvents | Tensor:
         """Spikes out for spikes in: events for events, a raster for a raster."""

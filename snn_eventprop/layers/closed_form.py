@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..discretisation import psp_coefficient
 from ..events import SpikeEvents
-from ..ops.responses import gathered_response, mean_response
+from ..ops.responses import gathered_response, gathered_response_of_each, mean_response
 
 Weighting = Literal["uniform", "exponential", "linear"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -17,6 +17,8 @@ def mean_membrane(
     events: SpikeEvents, weight: Tensor, tau_mem: Tensor, tau_syn: Tensor, weighting: str
 ) -> Tensor:
     """(1/T) integral_0^T w(t) V(t) dt of integrators driven by ``events``, ``[B, O]``.
+
+    T is the duration of each sample.
 
     Args:
         events: input spikes of N units; times in seconds, differentiable.
@@ -32,22 +34,26 @@ def mean_membrane(
     outputs, inputs = weight.shape
     batch = len(events)
     start = events.times
+    length = events.duration if events.of_one_length else events.durations[events.samples()]
     learned = tau_mem.requires_grad or tau_syn.requires_grad
     if tau_mem.numel() == 1 and tau_syn.numel() == 1:
         # One response per event whatever the output: gather per input unit first.
-        constants = (tau_mem.reshape(()), tau_syn.reshape(()), events.duration, weighting)
+        taus = (tau_mem.reshape(()), tau_syn.reshape(()))
         if learned:
             flat = events.samples().mul_(inputs).add_(events.units)
-            response = mean_response(start.double(), *constants)[0]
+            response = mean_response(start.double(), *taus, length, weighting)[0]
             gathered = response.new_zeros(batch * inputs).index_add(0, flat, response)
         else:
-            gathered, _ = gathered_response(
-                start.contiguous(), events.units, events.offsets, inputs, *constants
+            packed = (start.contiguous(), events.units, events.offsets, inputs, *taus)
+            gathered, _ = (
+                gathered_response(*packed, events.duration, weighting)
+                if events.of_one_length
+                else gathered_response_of_each(*packed, events.durations, weighting)
             )
         return gathered.to(weight.dtype).view(batch, inputs) @ weight.T
-    response = mean_response(
-        start[:, None].double(), tau_mem, tau_syn, events.duration, weighting
-    )[0]
+    if isinstance(length, Tensor):
+        length = length[:, None]
+    response = mean_response(start[:, None].double(), tau_mem, tau_syn, length, weighting)[0]
     each = response.to(weight.dtype) * weight.T[events.units]
     return weight.new_zeros(batch, outputs).index_add(0, events.samples(), each)
 
@@ -61,7 +67,7 @@ def membrane_at(
     state steps from one requested time to the next. The cost is that of events plus times.
 
     Args:
-        times: [Q] ascending, in seconds, in [0, duration].
+        times: [Q] ascending, in seconds, in [0, duration] of the longest sample.
         events: input spikes of N units; times in seconds, differentiable.
         weight: [O, N].
         tau_mem, tau_syn: seconds, scalar or [O].
