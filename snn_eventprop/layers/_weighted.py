@@ -61,10 +61,11 @@ class WeightedLayer(SpikingPopulation):
             for weight in ("weight", "recurrent_weight") if recurrent else ("weight",):
                 delay = torch.zeros_like(getattr(self, weight))
                 name = weight.replace("weight", "delay")
+                # Not by register_parameter, which refuses the name of a property.
                 if learn_delays:
-                    self.register_parameter(name, nn.Parameter(delay))
+                    self._parameters[name] = nn.Parameter(delay)
                 else:
-                    self.register_buffer(name, delay.detach())
+                    self._buffers[name] = delay.detach()
             self.reset_delays()
 
     def reset_delays(self, longest: float | None = None, recurrent_longest: float = 0.0) -> None:
@@ -89,17 +90,53 @@ class WeightedLayer(SpikingPopulation):
                 raise ValueError(
                     f"{which} must be between 0 and max_delay={self.max_delay:g} s, got {bound!r}"
                 )
-            if hasattr(self, name):
-                nn.init.uniform_(getattr(self, name), 0.0, bound)
+            if (delay := self._kept(name)) is not None:
+                nn.init.uniform_(delay, 0.0, bound)
+
+    def _kept(self, name: str) -> Tensor | None:
+        """The parameter or buffer, which an optimiser's last step may have moved out of bounds."""
+        kept = self._parameters.get(name)
+        return self._buffers.get(name) if kept is None else kept
+
+    def _bounded(self, name: str) -> Tensor:
+        delay = self._kept(name)
+        if delay is None:
+            raise AttributeError(f"{type(self).__name__} has no {name}; it takes max_delay=...")
+        # In place, and not as a new version: what autograd has saved of values within the bounds,
+        # as every forward pass leaves them, stays what it was.
+        assert self.max_delay is not None
+        delay.data.clamp_(0.0, self.max_delay)
+        return delay
+
+    @property
+    def delay(self) -> Tensor:
+        """Delays of input synapses in seconds, ``[post, pre]``, within [0, max_delay].
+
+        The parameter itself (or buffer). An optimiser's step may lead out of the bounds; reading
+        it, ``state_dict`` and the next forward pass set it back.
+        """
+        return self._bounded("delay")
+
+    @property
+    def recurrent_delay(self) -> Tensor:
+        """Delays of recurrent synapses in seconds, ``[post, pre]``, likewise."""
+        return self._bounded("recurrent_delay")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for name in ("delay", "recurrent_delay"):
+            if self._kept(name) is not None:
+                self._bounded(name)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _delays(self) -> grid.Delays:
         """In bins as the kernels read them, [pre, post]."""
         if self.max_delay is None:
             return grid.Delays()
         names = ["delay", "recurrent_delay"] if self.recurrent else ["delay"]
-        return grid.Delays(
-            *(within(getattr(self, name), self.max_delay).t() / self.dt for name in names)
-        )
+        # Compiled code leaves parameters alone; there ``within`` does the clamping by itself.
+        read = self._kept if torch.compiler.is_compiling() else self._bounded
+        delays = [within(delay, self.max_delay) for name in names if (delay := read(name)) is not None]
+        return grid.Delays(*(delay.t() / self.dt for delay in delays))
 
     def reset_parameters(
         self, mean: float | None = None, std: float | None = None, recurrent_std: float = 0.02

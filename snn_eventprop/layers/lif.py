@@ -87,9 +87,9 @@ class EventPropLIF(WeightedLayer):
         \frac{dL}{dd_{ij}} = w_{ij} \sum_t \dot b_j(t + d_{ij}), \qquad b = dL/dI,
 
     is summed over the events of i, the derivative being the difference from the bin of arrival to
-    the next one. A gradient that would lead out of [0, max_delay] is zero, one that leads in from
-    beyond, where an optimiser's momentum may have carried a delay, is kept; the delay that acts is
-    the clamped one.
+    the next one. A gradient that would lead out of [0, max_delay] is zero. An optimiser's momentum
+    may carry a delay beyond a bound; it is set back to the bound when it is next read, by the layer
+    or by anybody.
 
     Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021); delays: B. Mészáros,
     J. C. Knight and T. Nowotny, Efficient event-based delay learning in spiking neural networks,
