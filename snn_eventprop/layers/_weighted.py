@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..diagnostics import keep_record
 from ..events import SpikeEvents
 from ..ops import grid
 from ..ops.bin_times import num_bins, time_of
@@ -133,10 +132,16 @@ class WeightedLayer(SpikingPopulation):
         if self.max_delay is None:
             return grid.Delays()
         names = ["delay", "recurrent_delay"] if self.recurrent else ["delay"]
-        # Compiled code leaves parameters alone; there ``within`` does the clamping by itself.
-        read = self._kept if torch.compiler.is_compiling() else self._bounded
-        delays = [within(delay, self.max_delay) for name in names if (delay := read(name)) is not None]
-        return grid.Delays(*(delay.t() / self.dt for delay in delays))
+        return grid.Delays(
+            *(within(self._to_run_with(name), self.max_delay).t() / self.dt for name in names)
+        )
+
+    def _to_run_with(self, name: str) -> Tensor:
+        # Compiled code leaves parameters alone; there ``within`` does all the clamping.
+        if torch.compiler.is_compiling():
+            kept = self._parameters if self.learn_delays else self._buffers
+            return kept[name]  # type: ignore[return-value]
+        return self._bounded(name)
 
     def reset_parameters(
         self, mean: float | None = None, std: float | None = None, recurrent_std: float = 0.02
@@ -192,7 +197,7 @@ class WeightedLayer(SpikingPopulation):
         """Without spikes after a sample's own end, which the layer's record forgets as well."""
         kept = within_own_durations(out, dt)
         if kept is not out and self._record is not None:
-            keep_record(self, self._record._replace(units=kept.units, offsets=kept.offsets))
+            self._record = self._record._replace(units=kept.units, offsets=kept.offsets)
         return kept
 
     def forward(self, input: SpikeEvents | Tensor) -> SpikeEvents | Tensor:
