@@ -102,8 +102,8 @@ class _WeightedAverageLoss(ClassificationLoss):
         # V of bin k is the membrane at the bin's end.
         end = torch.arange(1, trace.shape[0] + 1, device=trace.device, dtype=torch.float64)
         if mask is not None:
-            steps = _checked_mask(mask, trace).sum(dim=0).double()
-            each = self.weight(end[:, None] / steps) * (self.scale / steps)
+            own = _checked_mask(mask, trace).sum(dim=0).double()
+            each = self.weight(end[:, None] / own) * (self.scale / own)
             each = torch.where(mask, each, 0.0).to(trace.dtype)
             return torch.einsum("tb,tbo->bo", each, trace)
         steps = trace.shape[0]

@@ -19,7 +19,6 @@ from lightning_modules.data.augment import Augmentation, DelayLine, pool_channel
 from lightning_modules.data.spike_arrays import SamplePool, SpikeArrays
 from snn_eventprop.events import SpikeEvents
 
-
 AFTER_LAST_EVENT = 1e-3  # s, for which samples of their own length go on
 
 

@@ -190,8 +190,8 @@ class WeightedLayer(SpikingPopulation):
             self.weight.t(), self.out_features, recurrent=self._recurrent_rows(),
             drive=grid.Drive(raster=wanted(raster, self.weight.dtype)), delays=self._delays(),
         )  # fmt: skip
-        out = grid.to_raster(spikes, raster.shape[0], self.out_features, hold=True)
-        return out[:, 0] if unbatched(input) else out
+        dense = grid.to_raster(spikes, raster.shape[0], self.out_features, hold=True)
+        return dense[:, 0] if unbatched(input) else dense
 
     def _ended(self, out: SpikeEvents, dt: float | None) -> SpikeEvents:
         """Without spikes after a sample's own end, which the layer's record forgets as well."""

@@ -1,7 +1,6 @@
 """Responses of leaky integrators to events, averaged over time, as PyTorch operators."""
 
 import math
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ SPREAD = 1e-4
 
 
 def response_terms(
-    tau: Tensor, duration: Union[float, Tensor], weighting: str
+    tau: Tensor, duration: float | Tensor, weighting: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Factors (p, q, u, v) of integral_s^T w(t) exp(-(t - s) / tau) dt, with r = T - s:
 
@@ -46,7 +45,7 @@ def mean_response(
     start: Tensor,
     tau_mem: Tensor,
     tau_syn: Tensor,
-    duration: Union[float, Tensor],
+    duration: float | Tensor,
     weighting: str,
 ) -> tuple[Tensor, Tensor]:
     """(1/T) integral_s^T w(t) psp(t - s) dt for an event of unit weight at s = ``start``.

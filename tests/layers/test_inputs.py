@@ -102,7 +102,7 @@ def test_structured_arrays_that_say_too_little_are_named():
     def pack(array, **options):
         return SpikeEvents.from_list([array], num_units=3, duration=0.01, **options)
 
-    with pytest.raises(ValueError, match="sample 0 is a structured array.*time_unit=1e-6"):
+    with pytest.raises(ValueError, match=r"sample 0 is a structured array.*time_unit=1e-6"):
         pack(sample)
     with pytest.raises(ValueError, match=r"several polarities \(field p\)"):
         pack(sample, time_unit=1e-6)
