@@ -45,9 +45,7 @@ def pairs():
 
 
 def batch():
-    return SpikeEvents.from_list(
-        pairs(), num_units=INPUTS, duration=LENGTHS, dtype=torch.float64
-    )
+    return SpikeEvents.from_list(pairs(), num_units=INPUTS, duration=LENGTHS, dtype=torch.float64)
 
 
 def alone():
