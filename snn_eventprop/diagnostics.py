@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ._warnings import warn
+
 
 class LayerRecord(NamedTuple):
     """Spikes of a layer's last forward pass, kept until the next one."""
@@ -36,9 +38,45 @@ def new_probe(like: Tensor) -> Tensor | None:
 
 
 def keep_record(module: Any, record: LayerRecord) -> None:
-    """Let ``collect`` find what the layer's forward pass did."""
+    """Let ``collect`` find what the layer's forward pass did, and say if it never spikes."""
     if not torch.compiler.is_exporting():
         module._record = record
+    if not torch.compiler.is_compiling():
+        _watch(module, record)
+
+
+# Forward passes in training without one spike of the layer, after which it says so.
+SILENT_PASSES = 10
+
+
+def _watch(module: Any, record: LayerRecord) -> None:
+    """Warn, once for each layer, that it has not spiked in ``SILENT_PASSES`` training passes."""
+    samples = record.offsets.numel() - 1
+    if not (module.training and torch.is_grad_enabled() and samples):
+        return
+    # A plain attribute: neither a parameter nor part of the state_dict. None: it need not be
+    # counted any more, as the layer has spiked, or has said that it does not.
+    passes = module.__dict__.get("_silent_passes", 0)
+    if passes is None:
+        return
+    module._silent_passes = None if record.units.numel() else passes + 1
+    if module._silent_passes == SILENT_PASSES:
+        module._silent_passes = None
+        name, kind = module.__dict__.get("_name_in_model"), type(module).__name__
+        who = f"{name} ({kind} of {record.size} neurons)" if name else f"a layer, {module}"
+        warn(
+            f"{who} has not spiked once up to training step {SILENT_PASSES}, and silent neurons "
+            "have no gradient that would wake them. Raise its input weights "
+            "(layer.reset_parameters(mean=...)), lower its threshold, or look at its input: are "
+            "there events, and are times and time constants in seconds?"
+        )
+
+
+def name_layers(model: nn.Module) -> None:
+    """Let layers of ``model`` call themselves by their names in it, where they warn."""
+    for name, module in model.named_modules():
+        if name and hasattr(module, "_record"):
+            module.__dict__["_name_in_model"] = name
 
 
 def _jumps(record: LayerRecord) -> Tensor:

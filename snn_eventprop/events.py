@@ -5,7 +5,7 @@ Over 400 lines: one class, whose constructors check what people bring.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -13,13 +13,45 @@ import torch
 from torch import Tensor
 
 from ._checks import positive
-from .ops.bin_times import bin_of, num_bins
+from ._reading import check_integers, raster_tensor, spike_train
+from ._warnings import warn_of_batch_first, warn_of_wide_bins
+from .ops.bin_times import EDGE, bin_of, num_bins
 from .ops.packing import sample_of_each
 
 
-def _check_integers(name: str, value: Tensor) -> None:
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {value.dtype}")
+def _lengths(duration: Any) -> tuple[float, Tensor | None]:
+    """The longest duration, and ``[B]`` all of them (float64) where they differ.
+
+    Raises:
+        TypeError, ValueError: durations that are not positive times.
+    """
+    several = isinstance(duration, (list, tuple, Tensor)) or hasattr(duration, "__array__")
+    if not several or (isinstance(duration, Tensor) and duration.ndim == 0):
+        return positive("duration", duration, "time in seconds"), None
+    try:
+        each = torch.as_tensor(duration, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"duration must be a time in seconds, or one for each sample, got {duration!r:.60}"
+        ) from error
+    if each.ndim == 0:
+        return positive("duration", each.item(), "time in seconds"), None
+    if each.ndim != 1:
+        raise ValueError(
+            f"duration must be a number or have one entry for each sample, got shape "
+            f"{tuple(each.shape)}"
+        )
+    bad = ~(torch.isfinite(each) & (each > 0))
+    if bool(bad.any()):
+        b = int(bad.nonzero()[0])
+        raise ValueError(
+            f"duration must be a positive time in seconds, got {each[b].item()} for sample {b}"
+        )
+    if each.numel() == 0:
+        raise ValueError(
+            "duration is an empty list; give a batch without samples a number of seconds"
+        )
+    return each.max().item(), each
 
 
 class Peaks(NamedTuple):
@@ -47,6 +79,14 @@ class Peaks(NamedTuple):
             values, bins, units, torch.tensor(offsets, device=self.offsets.device), self.dt
         )
 
+    def before(self, ends: Tensor) -> Peaks:
+        """Peaks before the bin at which their sample ends, ``[B]``."""
+        keep = self.bins < ends[sample_of_each(self.offsets, self.bins.numel())]
+        kept = torch.zeros(keep.numel() + 1, dtype=torch.long, device=keep.device)
+        torch.cumsum(keep, 0, out=kept[1:])
+        values, bins, units = (whole[keep] for whole in self[:3])
+        return Peaks(values, bins, units, kept[self.offsets], self.dt)
+
     @classmethod
     def cat(cls, batches: Sequence[Peaks]) -> Peaks:
         counts = torch.cat([peaks.offsets.diff() for peaks in batches])
@@ -66,7 +106,9 @@ class SpikeEvents:
         units: ``[S]`` integer unit of each spike, ``0 <= unit < num_units``.
         offsets: ``[B + 1]`` integers; sample ``b`` is ``times[offsets[b]:offsets[b + 1]]``.
         num_units: number of units (channels or neurons).
-        duration: length of every sample in seconds.
+        duration: length of every sample in seconds, or one for each, ``[B]``: then nothing that
+            comes of a sample depends on the longer ones beside it. Read ``durations`` for all of
+            them; ``duration`` is the longest.
         marks: ``[S]`` ones, set by spiking layers. The gradient of a mark is the straight-through
             worth of that spike's existence; ``counts`` sums them.
         validate: check the arguments (one pass over the events).
@@ -84,7 +126,11 @@ class SpikeEvents:
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
 
-    __slots__ = ("duration", "marks", "num_units", "offsets", "peaks", "times", "units")
+    __slots__ = (
+        "_durations", "duration", "marks", "num_units", "offsets", "peaks", "times", "units",
+    )  # fmt: skip
+
+    duration: float
 
     def __init__(
         self,
@@ -92,7 +138,7 @@ class SpikeEvents:
         units: Tensor,
         offsets: Tensor,
         num_units: int,
-        duration: float,
+        duration: float | Sequence[float] | Tensor,
         marks: Tensor | None = None,
         *,
         validate: bool = True,
@@ -101,17 +147,22 @@ class SpikeEvents:
         self.units = units
         self.offsets = offsets
         self.num_units = num_units
-        self.duration = duration
         self.marks = marks
         # Of layers with ``gradient="hybrid"``: peaks of the membrane that nearly spike.
         self.peaks: Peaks | None = None
+        self._durations: Tensor | None = None
+        if isinstance(duration, float):
+            self.duration = duration
+        else:
+            self.duration, self._durations = _lengths(duration)
         if validate:
             self._check_types()
             self.units = units.long()
             self.offsets = offsets.long()
             self._validate()
+        if self._durations is not None:
+            self._durations = self._durations.to(times.device)
         self.num_units = int(num_units)
-        self.duration = float(duration)
 
     def _check_types(self) -> None:
         for name in ("times", "units", "offsets"):
@@ -124,7 +175,7 @@ class SpikeEvents:
         if not self.times.is_floating_point():
             raise TypeError(f"times must be floating point (seconds), got {self.times.dtype}")
         for name in ("units", "offsets"):
-            _check_integers(name, getattr(self, name))
+            check_integers(name, getattr(self, name))
 
     def _validate(self) -> None:
         times, units, offsets = self.times, self.units, self.offsets
@@ -154,6 +205,11 @@ class SpikeEvents:
             )
         if self.marks is not None and self.marks.shape != times.shape:
             raise ValueError(f"marks must have shape {tuple(times.shape)}")
+        if self._durations is not None and self._durations.numel() != len(self):
+            raise ValueError(
+                f"duration must be a number or have one entry for each of {len(self)} samples, "
+                f"got {self._durations.numel()}"
+            )
         if total == 0:
             return
         low, high = units.min().item(), units.max().item()
@@ -173,6 +229,17 @@ class SpikeEvents:
                 f"{first if first < 0 else last}; crop them, or pass "
                 "outside='drop' to SpikeEvents.from_list"
             )
+        if self._durations is not None:
+            ends = self._durations.to(times.device)[self.samples()]
+            late = (seconds.double() > ends * (1 + 1e-6)).nonzero()
+            if late.numel():
+                e = int(late[0])
+                b = int(self.samples()[e])
+                raise ValueError(
+                    f"times of sample {b} must be in [0, duration={ends[e].item():g}] s, got "
+                    f"{seconds[e].item():g}; crop them, or pass outside='drop' to "
+                    "SpikeEvents.from_list"
+                )
         falls = seconds.diff() < 0
         inner = torch.ones(total, dtype=torch.bool, device=times.device)
         starts = offsets[:-1]
@@ -182,52 +249,90 @@ class SpikeEvents:
                 "times must ascend within each sample; SpikeEvents.from_list sorts for you"
             )
 
+    def _with(
+        self,
+        times: Tensor,
+        units: Tensor,
+        offsets: Tensor,
+        *,
+        num_units: int | None = None,
+        marks: Tensor | None = None,
+    ) -> SpikeEvents:
+        """Other spikes of the same samples, as a layer makes them; nothing is checked."""
+        events = SpikeEvents(
+            times, units, offsets, self.num_units if num_units is None else num_units,
+            self.duration, marks, validate=False,
+        )  # fmt: skip
+        if self._durations is not None:
+            events._durations = self._durations.to(times.device)
+        return events
+
+    @property
+    def durations(self) -> Tensor:
+        """``[B]`` length of each sample in seconds, float64."""
+        if self._durations is not None:
+            return self._durations
+        return torch.full(
+            (len(self),), self.duration, dtype=torch.float64, device=self.times.device
+        )
+
+    @property
+    def of_one_length(self) -> bool:
+        """Whether all samples were given one duration."""
+        return self._durations is None
+
     @classmethod
     def from_list(
         cls,
-        samples: Sequence[tuple[Any, Any]],
+        samples: Sequence[Any],
         *,
         num_units: int,
-        duration: float,
+        duration: float | Sequence[float] | Tensor,
         outside: str = "raise",
         dtype: torch.dtype | None = None,
+        time_unit: float | None = None,
     ) -> SpikeEvents:
         """Pack ``[(times, units), ...]``, one pair per sample; unsorted events are sorted.
 
         Args:
-            samples: pairs of array-likes: times in seconds, units as integers.
+            samples: for each sample a pair of array-likes, times in seconds and units as
+                integers; or a structured array with fields ``t`` and ``x`` (the unit), as tonic's
+                data sets give them, in which ``time_unit`` says what ``t`` counts.
             num_units: number of units.
-            duration: length of every sample in seconds.
-            outside: ``"raise"`` on events outside ``[0, duration]`` or ``"drop"`` them.
+            duration: length of every sample in seconds, or one for each, ``[B]``.
+            outside: ``"raise"`` on events outside of ``[0, duration]`` of their sample, or
+                ``"drop"`` them.
             dtype: of the times; default ``torch.get_default_dtype()``.
+            time_unit: what times are multiples of, in seconds: 1e-6 for tonic's microseconds.
+                Pairs are in seconds unless this says otherwise; structured arrays need it.
 
         Raises:
-            ValueError, TypeError: as the constructor; times and units of different lengths.
+            ValueError, TypeError: as the constructor; times and units of different lengths; a
+                structured array without ``time_unit``, or of a sensor with rows or polarities.
+
+        >>> import numpy as np
+        >>> sample = np.array([(2000, 1), (3000, 0)], dtype=[("t", "i8"), ("x", "i8")])
+        >>> SpikeEvents.from_list([sample], num_units=2, duration=0.01, time_unit=1e-6).times
+        tensor([0.0020, 0.0030])
         """
         if outside not in ("raise", "drop"):
             raise ValueError(f"outside must be 'raise' or 'drop', got {outside!r}")
+        if time_unit is not None:
+            time_unit = positive("time_unit", time_unit, "number of seconds")
         dtype = dtype or torch.get_default_dtype()
+        samples = list(samples)
+        longest, each = _lengths(duration)
+        if each is not None and each.numel() != len(samples):
+            raise ValueError(
+                f"duration must be a number or have one entry for each of {len(samples)} samples, "
+                f"got {each.numel()}"
+            )
+        ends = [longest] * len(samples) if each is None else each.tolist()
         all_times, all_units, offsets = [], [], [0]
         for index, sample in enumerate(samples):
-            try:
-                times, units = sample
-                len(times), len(units)
-            except (TypeError, ValueError) as error:
-                raise TypeError(
-                    f"sample {index} must be a pair of lists (times, units), got {sample!r:.60}; "
-                    "one sample is given as [(times, units)]"
-                ) from error
-            t = torch.as_tensor(times, dtype=torch.float64).flatten()
-            u = torch.as_tensor(units).flatten()
-            if u.numel() == 0:
-                u = u.long()
-            _check_integers(f"sample {index}: units", u)
-            if t.shape != u.shape:
-                raise ValueError(
-                    f"sample {index}: {t.numel()} times but {u.numel()} units; give one unit a time"
-                )
+            t, u = spike_train(sample, index, time_unit)
             if outside == "drop":
-                keep = ~((t < 0) | (t > duration))  # NaN stays, to be named
+                keep = ~((t < 0) | (t > ends[index]))  # NaN stays, to be named
                 t, u = t[keep], u.long()[keep]
             order = torch.argsort(t, stable=True)
             all_times.append(t[order].to(dtype))
@@ -238,21 +343,34 @@ class SpikeEvents:
             torch.cat(all_units) if all_units else torch.empty(0, dtype=torch.long),
             torch.tensor(offsets),
             num_units,
-            duration,
+            longest if each is None else each,
         )
 
     @classmethod
-    def cat(cls, batches: Sequence[SpikeEvents]) -> SpikeEvents:
+    def cat(cls, batches: Iterable[SpikeEvents]) -> SpikeEvents:
         """One batch of all samples of several; also a ``collate_fn`` for data sets of events.
 
+        Batches of different ``duration`` make one whose samples keep their own.
+
         Raises:
-            ValueError: no batch, or batches of different ``num_units`` or ``duration``.
+            TypeError: something else than batches of events.
+            ValueError: no batch, or batches of different ``num_units``, or on several devices.
         """
+        if isinstance(batches, SpikeEvents) or not isinstance(batches, Iterable):
+            raise TypeError(
+                f"batches must be several SpikeEvents, got {type(batches).__name__}; pass a list"
+            )
+        batches = list(batches)
         if not batches:
             raise ValueError("there are no batches to put together")
+        for index, other in enumerate(batches):
+            if not isinstance(other, SpikeEvents):
+                raise TypeError(
+                    f"batches must hold SpikeEvents, got {type(other).__name__} as batch {index}"
+                )
         first = batches[0]
         for index, other in enumerate(batches):
-            for name in ("num_units", "duration"):
+            for name in ("num_units", "device"):
                 if getattr(other, name) != getattr(first, name):
                     raise ValueError(
                         f"batches must have one {name}, got {getattr(first, name)} in batch 0 and "
@@ -263,36 +381,67 @@ class SpikeEvents:
             torch.ones_like(batch.times) if batch.marks is None else batch.marks
             for batch in batches
         ]
+        lengths = {batch.duration for batch in batches}
         joined = cls(
             torch.cat([batch.times for batch in batches]),
             torch.cat([batch.units for batch in batches]),
             torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
             first.num_units,
-            first.duration,
+            max(lengths),
             None if all(batch.marks is None for batch in batches) else torch.cat(marked),
             validate=False,
         )
         peaks = [batch.peaks for batch in batches if batch.peaks is not None]
         if peaks and len(peaks) == len(batches):
             joined.peaks = Peaks.cat(peaks)
+        if len(lengths) > 1 or not all(batch.of_one_length for batch in batches):
+            joined._durations = torch.cat([batch.durations for batch in batches])
+            joined._settle()
         return joined
 
+    def _settle(self) -> None:
+        """Let ``duration`` be the longest of ``durations``, and these be one if all are the same.
+
+        A batch on a GPU is waited for.
+        """
+        if self._durations is None or self._durations.numel() == 0:
+            self._durations = None
+            return
+        shortest, longest = torch.stack(self._durations.aminmax()).tolist()
+        self.duration = longest
+        if shortest == longest:
+            self._durations = None
+
     @classmethod
-    def from_dense(cls, raster: Tensor, dt: float) -> SpikeEvents:
+    def from_dense(
+        cls, raster: Any, dt: float, duration: float | Sequence[float] | Tensor | None = None
+    ) -> SpikeEvents:
         """Events of a raster ``[T, B, N]`` of 0, 1 or small counts; bin k is stamped ``k dt``.
 
         A count of n becomes n events. The result carries no gradient to the raster.
+
+        Args:
+            raster: tensor, sparse tensor or array; ``[T, N]`` is one sample.
+            dt: bin width in seconds.
+            duration: length of the samples in seconds, one for all or ``[B]``, where the raster
+                was padded; default: T dt.
+
+        Raises:
+            TypeError: ``raster`` is no tensor or array of real numbers.
+            ValueError: another shape, values that are no counts, spikes after a sample's duration.
         """
-        if not isinstance(raster, Tensor):
-            raise TypeError(f"raster must be a tensor [T, B, N], got {type(raster).__name__}")
-        raster = raster.to_dense()  # a sparse one
+        raster = raster_tensor(raster)
+        dt = positive("dt", dt, "time in seconds")
+        warn_of_wide_bins(dt)
+        if raster.ndim == 2:
+            raster = raster[:, None]
         if raster.ndim != 3 or 0 in (raster.shape[0], raster.shape[2]):
             raise ValueError(
-                "raster must have shape [T, B, N] with T and N at least 1, got "
-                f"{tuple(raster.shape)}"
+                "raster must have shape [T, B, N], or [T, N] of one sample, with T and N at least "
+                f"1, got {tuple(raster.shape)}"
             )
+        warn_of_batch_first(raster.shape, dt)
         steps, batch, num_units = raster.shape
-        dt = positive("dt", dt, "time in seconds")
         counts = raster.detach().transpose(0, 1)
         index = counts.nonzero()
         repeats = counts[tuple(index.T)]
@@ -312,22 +461,79 @@ class SpikeEvents:
         offsets = torch.zeros(batch + 1, dtype=torch.long, device=raster.device)
         torch.cumsum(per_sample, 0, out=offsets[1:])
         times = (index[:, 1].double() * dt).to(dtype)
-        return cls(times, index[:, 2], offsets, num_units, steps * dt, validate=False)
+        whole = float(steps * dt)
+        return cls(
+            times, index[:, 2], offsets, num_units, whole if duration is None else duration,
+            validate=duration is not None,
+        )  # fmt: skip
 
     def to_dense(self, dt: float, dtype: torch.dtype | None = None) -> Tensor:
-        """Spike counts per bin, ``[T, B, N]`` with T = ceil(duration / dt).
+        """Spike counts per bin, ``[T, B, N]`` with T = ceil(duration / dt) of the longest sample.
 
-        They carry no gradient; ``layer(raster)`` returns rasters that do.
+        They carry no gradient; ``layer(raster)`` returns rasters that do. ``valid_bins`` says
+        which bins belong to a sample.
         """
         steps = num_bins(self.duration, dt)
+        warn_of_wide_bins(float(dt))
         raster = torch.zeros(
             (steps, len(self), self.num_units),
             dtype=dtype or self.times.dtype,
             device=self.times.device,
         )
-        bins = bin_of(self.times, dt, steps).long()
+        bins = self._bins(dt, steps).long()
         one = torch.ones((), dtype=raster.dtype, device=raster.device)
         return raster.index_put_((bins, self.samples(), self.units), one, accumulate=True)
+
+    def num_bins(self, dt: float) -> Tensor:
+        """``[B]`` how many bins of ``dt`` seconds cover each sample's duration, int64."""
+        longest = num_bins(self.duration, dt)
+        if self._durations is None:
+            return torch.full((len(self),), longest, device=self.times.device)
+        return torch.ceil(self._durations / dt - EDGE).clamp(1, longest).long()
+
+    def valid_bins(self, dt: float) -> Tensor:
+        """``[T, B]`` bool: the bins of ``dt`` seconds that lie within each sample's duration.
+
+        The ``mask`` that losses take beside a trace of samples of different lengths.
+        """
+        bins = torch.arange(num_bins(self.duration, dt), device=self.times.device)
+        return bins[:, None] < self.num_bins(dt)
+
+    def _bins(self, dt: float, steps: int) -> Tensor:
+        """``[S]`` bin of each event (int32), the last of its own sample at most."""
+        bins = bin_of(self.times, dt, steps)
+        if self._durations is None:
+            return bins
+        last = (self.num_bins(dt) - 1).int()
+        return torch.minimum(bins, last[self.samples()])
+
+    def _within(self, keep: Tensor) -> SpikeEvents:
+        """The spikes of a mask ``[S]``."""
+        kept = torch.zeros(keep.numel() + 1, dtype=torch.long, device=keep.device)
+        torch.cumsum(keep, 0, out=kept[1:])
+        return self._with(
+            self.times[keep], self.units[keep], kept[self.offsets],
+            marks=None if self.marks is None else self.marks[keep],
+        )  # fmt: skip
+
+    def first_spike_times(self, silent: float | None = None) -> Tensor:
+        """``[B, N]`` time of each unit's first spike in seconds; differentiable.
+
+        Spikes of a unit that share the first time share its gradient equally.
+
+        Args:
+            silent: what stands for units without a spike, such as ``math.inf``. None: the duration
+                of their sample. It has no gradient.
+
+        >>> events = SpikeEvents.from_list([([0.02, 0.01], [1, 1])], num_units=2, duration=0.1)
+        >>> events.first_spike_times()
+        tensor([[0.1000, 0.0100]])
+        """
+        flat = self.samples() * self.num_units + self.units
+        fill = self.durations if silent is None else torch.full_like(self.durations, silent)
+        first = fill.to(self.times.dtype).repeat_interleave(self.num_units)
+        first = first.scatter_reduce(0, flat, self.times, "amin", include_self=silent is None)
+        return first.view(len(self), self.num_units)
 
     def samples(self) -> Tensor:
         """``[S]`` sample index of each event."""
@@ -355,39 +561,32 @@ class SpikeEvents:
         if times.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"times need torch.float32 or torch.float64, got {times.dtype}")
         ahead = bool(kwargs.get("non_blocking"))
-        return SpikeEvents(
+        moved = self._with(
             times,
             self.units.to(times.device, non_blocking=ahead),
             self.offsets.to(times.device, non_blocking=ahead),
-            self.num_units,
-            self.duration,
-            None if self.marks is None else self.marks.to(*args, **kwargs),
-            validate=False,
+            marks=None if self.marks is None else self.marks.to(*args, **kwargs),
         )
+        if self.peaks is not None:
+            values, *indices, dt = self.peaks
+            bins, units, starts = (each.to(times.device) for each in indices)
+            moved.peaks = Peaks(values.to(times), bins, units, starts, dt)
+        return moved
 
     def pin_memory(self) -> SpikeEvents:
         """Copy to page-locked memory, for asynchronous transfer to a GPU."""
         marks = None if self.marks is None else self.marks.pin_memory()
-        return SpikeEvents(
-            self.times.pin_memory(),
-            self.units.pin_memory(),
-            self.offsets.pin_memory(),
-            self.num_units,
-            self.duration,
-            marks,
-            validate=False,
-        )
+        pinned = self._with(
+            self.times.pin_memory(), self.units.pin_memory(), self.offsets.pin_memory(),
+            marks=marks,
+        )  # fmt: skip
+        if pinned._durations is not None:
+            pinned._durations = pinned._durations.pin_memory()
+        return pinned
 
     def detach(self) -> SpikeEvents:
         """The same events without autograd history."""
-        return SpikeEvents(
-            self.times.detach(),
-            self.units,
-            self.offsets,
-            self.num_units,
-            self.duration,
-            validate=False,
-        )
+        return self._with(self.times.detach(), self.units, self.offsets)
 
     @property
     def device(self) -> torch.device:
@@ -403,7 +602,12 @@ class SpikeEvents:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> SpikeEvents:
         """Samples by integer, slice, sequence of integers or boolean mask ``[B]``; always a
-        ``SpikeEvents``."""
+        ``SpikeEvents``, whose ``duration`` is that of the longest sample chosen.
+
+        Raises:
+            IndexError: a sample that is not there, or a mask of another length.
+            TypeError: what chooses no samples, such as a float or a string.
+        """
         chosen = self._chosen(index)
         bounds = self.offsets.tolist()
         pieces = [slice(bounds[b], bounds[b + 1]) for b in chosen]
@@ -414,28 +618,34 @@ class SpikeEvents:
         def pick(values: Tensor) -> Tensor:
             return torch.cat([values[p] for p in pieces]) if pieces else values[:0]
 
-        events = SpikeEvents(
+        part = self._with(
             pick(self.times),
             pick(self.units),
             torch.tensor(offsets, device=self.offsets.device),
-            self.num_units,
-            self.duration,
-            None if self.marks is None else pick(self.marks),
-            validate=False,
+            marks=None if self.marks is None else pick(self.marks),
         )
-        events.peaks = None if self.peaks is None else self.peaks.of_samples(chosen)
-        return events
+        part.peaks = None if self.peaks is None else self.peaks.of_samples(chosen)
+        if self._durations is not None:
+            part._durations = self._durations[chosen]
+            part._settle()
+        return part
 
     def _chosen(self, index: int | slice | Sequence[int] | Tensor) -> list[int]:
         batch = len(self)
         if isinstance(index, slice):
             return list(range(batch))[index]
-        wanted = torch.as_tensor(index).flatten()
+        try:
+            wanted = torch.as_tensor(index).flatten()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                "samples are chosen by an integer, a slice, a sequence of integers or a mask, got "
+                f"{index!r:.60}"
+            ) from error
         if wanted.dtype == torch.bool:
             if wanted.numel() != batch:
                 raise IndexError(f"a mask of {wanted.numel()} samples for a batch of {batch}")
             wanted = wanted.nonzero()[:, 0]
-        if wanted.numel() and wanted.is_floating_point():
+        if wanted.numel() and (wanted.is_floating_point() or wanted.is_complex()):
             raise TypeError(f"samples are chosen by integers, got {wanted.dtype}")
         chosen = [int(i) for i in wanted]
         for i in chosen:
@@ -443,11 +653,16 @@ class SpikeEvents:
                 raise IndexError(f"sample {i} out of range for {batch} samples")
         return [i % batch for i in chosen]
 
+    def _shown_duration(self) -> str:
+        if self._durations is None or self._durations.device.type == "meta":
+            return f"{self.duration:g} s"
+        return f"{self._durations.min().item():g} to {self.duration:g} s"
+
     def __repr__(self) -> str:
         dtype = str(self.times.dtype).removeprefix("torch.")
         return (
             f"SpikeEvents({len(self)} samples, {self.times.numel()} events, "
-            f"{self.num_units} units, {self.duration:g} s, {dtype}, {self.times.device})"
+            f"{self.num_units} units, {self._shown_duration()}, {dtype}, {self.times.device})"
         )
 
 

@@ -16,6 +16,10 @@ so ``SumExpLoss(scale=T)`` is their formula in seconds.
 Whoever has the time averages already, as from ``EventPropLI.integral(events, loss.weighting)``,
 passes them to ``loss.from_logits(loss.scale * averages, target)`` and needs no trace.
 
+**Samples of different length.** T is each sample's own: ``EventPropLI.integral`` knows it from the
+events, and losses on a trace from ``mask``, the bins ``[T, B]`` that belong to each sample, which
+``events.valid_bins(dt)`` gives. Without a mask every sample lasts as long as the trace.
+
 Source: T. Nowotny, J. P. Turner and J. C. Knight, "Loss shaping enhances exact gradient learning
 with EventProp in spiking neural networks", Neuromorph. Comput. Eng. 5 (2025).
 """
@@ -43,7 +47,8 @@ __all__ = [
 
 
 class ClassificationLoss(nn.Module):
-    """Base of the losses: ``forward(readout, target) = from_logits(logits(readout), target)``.
+    """Base of the losses: ``forward(readout, target, mask) = from_logits(logits(readout, mask),
+    target)``, where ``mask``, the valid bins ``[T, B]`` of a trace, may be left out.
 
     Attributes:
         reads: what ``logits`` takes: ``"trace"`` (membranes ``[T, B, O]``) or ``"spikes"``
@@ -60,16 +65,26 @@ class ClassificationLoss(nn.Module):
         super().__init__()
         self.scale = positive("scale", scale)
 
-    def logits(self, readout: Any) -> Tensor:
-        """Class scores ``[B, O]``; the largest is the predicted class."""
+    def logits(self, readout: Any, mask: Tensor | None = None) -> Tensor:
+        """Class scores ``[B, O]``; the largest is the predicted class.
+
+        Args:
+            readout: as ``reads`` says.
+            mask: ``[T, B]`` bool, the bins of a trace that belong to each sample, from its first
+                on (``events.valid_bins(dt)``); None: all.
+
+        Raises:
+            TypeError, ValueError: a mask that is not bool, not ``[T, B]``, or that leaves out the
+                first bins of a sample or all.
+        """
         raise NotImplementedError
 
     def from_logits(self, logits: Tensor, target: Tensor) -> Tensor:
         """Mean cross-entropy of ``softmax(logits)``, a scalar."""
         return F.cross_entropy(logits, _checked_target(target, logits))
 
-    def forward(self, readout: Any, target: Tensor) -> Tensor:
-        return self.from_logits(self.logits(readout), target)
+    def forward(self, readout: Any, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.from_logits(self.logits(readout, mask), target)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale:g}"
@@ -82,11 +97,17 @@ class _WeightedAverageLoss(ClassificationLoss):
         """w at t = ``phase`` T."""
         raise NotImplementedError
 
-    def logits(self, readout: Tensor) -> Tensor:
+    def logits(self, readout: Tensor, mask: Tensor | None = None) -> Tensor:
         trace = _checked_trace(readout)
-        steps = trace.shape[0]
         # V of bin k is the membrane at the bin's end.
-        phase = torch.arange(1, steps + 1, device=trace.device, dtype=torch.float64) / steps
+        end = torch.arange(1, trace.shape[0] + 1, device=trace.device, dtype=torch.float64)
+        if mask is not None:
+            own = _checked_mask(mask, trace).sum(dim=0).double()
+            each = self.weight(end[:, None] / own) * (self.scale / own)
+            each = torch.where(mask, each, 0.0).to(trace.dtype)
+            return torch.einsum("tb,tbo->bo", each, trace)
+        steps = trace.shape[0]
+        phase = end / steps
         weight = (self.weight(phase) * (self.scale / steps)).to(trace.dtype)
         return torch.einsum("t,tbo->bo", weight, trace)
 
@@ -202,8 +223,11 @@ class MaxLoss(ClassificationLoss):
     Source: B. Cramer et al., "The Heidelberg Spiking Data Sets", IEEE TNNLS 33 (2022).
     """
 
-    def logits(self, readout: Tensor) -> Tensor:
-        return self.scale * _checked_trace(readout).amax(dim=0)
+    def logits(self, readout: Tensor, mask: Tensor | None = None) -> Tensor:
+        trace = _checked_trace(readout)
+        if mask is not None:
+            trace = trace.masked_fill(~_checked_mask(mask, trace)[..., None], -torch.inf)
+        return self.scale * trace.amax(dim=0)
 
 
 class StepCrossEntropyLoss(ClassificationLoss):
@@ -218,8 +242,14 @@ class StepCrossEntropyLoss(ClassificationLoss):
     Source: Nowotny, Turner and Knight (2025), average cross-entropy.
     """
 
-    def logits(self, readout: Tensor) -> Tensor:
-        return torch.log_softmax(self.scale * _checked_trace(readout), dim=-1).mean(dim=0)
+    def logits(self, readout: Tensor, mask: Tensor | None = None) -> Tensor:
+        trace = _checked_trace(readout)
+        scores = torch.log_softmax(self.scale * trace, dim=-1)
+        if mask is None:
+            return scores.mean(dim=0)
+        inside = _checked_mask(mask, trace)
+        summed = torch.where(inside[..., None], scores, 0.0).sum(dim=0)
+        return summed / inside.sum(dim=0)[:, None]
 
     def from_logits(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.nll_loss(logits, _checked_target(target, logits))
@@ -231,7 +261,8 @@ class FirstSpikeLoss(ClassificationLoss):
     .. math:: L = -\frac1B \sum_m \Big[ \log \mathrm{softmax}\big(-t^m / \tau_0\big)_{l_m}
         - \alpha \big(e^{t^m_{l_m} / \tau_1} - 1\big) \Big]
 
-    A class that does not fire counts as firing at the end of the trial, t = T. That constant has
+    A class that does not fire counts as firing at the end of the trial, t = T, the duration of its
+    sample. That constant has
     no gradient: the exact gradient cannot call a silent output into being, so readout weights
     must start large enough, or be lifted, for outputs to fire.
 
@@ -265,17 +296,16 @@ class FirstSpikeLoss(ClassificationLoss):
         self.tau_1 = positive("tau_1", tau_1)
         self.alpha = nonnegative("alpha", alpha)
 
-    def logits(self, readout: SpikeEvents) -> Tensor:
+    def logits(self, readout: SpikeEvents, mask: Tensor | None = None) -> Tensor:
+        """Class scores ``[B, O]``: -t / tau_0. Events know their durations: there is no mask."""
+        if mask is not None:
+            raise ValueError("FirstSpikeLoss takes no mask: SpikeEvents hold their own durations")
         if not isinstance(readout, SpikeEvents):
             raise TypeError(
                 f"FirstSpikeLoss reads SpikeEvents, got {type(readout).__name__}; give the output "
                 "of a spiking layer"
             )
-        batch, classes = len(readout), readout.num_units
-        first = readout.times.new_full((batch * classes,), readout.duration)
-        flat = readout.samples() * classes + readout.units
-        first = first.scatter_reduce(0, flat, readout.times, "amin")
-        return -first.view(batch, classes) / self.tau_0
+        return -readout.first_spike_times() / self.tau_0
 
     def from_logits(self, logits: Tensor, target: Tensor) -> Tensor:
         target = _checked_target(target, logits)
@@ -296,8 +326,29 @@ def _checked_trace(trace: Tensor) -> Tensor:
     if trace.ndim != 3 or trace.shape[0] == 0 or trace.shape[2] == 0:
         raise ValueError(
             f"trace must have shape [T, B, O] with T and O at least 1, got {tuple(trace.shape)}"
+            + "; of one sample pass trace[:, None]" * (trace.ndim == 2)
         )
     return trace
+
+
+def _checked_mask(mask: Tensor, trace: Tensor) -> Tensor:
+    """``mask``, the valid bins ``[T, B]`` of a trace."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor [T, B] (events.valid_bins(dt)), got {kind}")
+    if mask.shape != trace.shape[:2]:
+        raise ValueError(
+            f"mask must have shape [T, B]={list(trace.shape[:2])}, got {list(mask.shape)}; is its "
+            "dt that of the readout?"
+        )
+    if torch.compiler.is_compiling():
+        return mask
+    if not bool(mask[0].all() & (mask[1:] <= mask[:-1]).all()):
+        raise ValueError(
+            "mask must be True from the first bin of each sample to its last one, and False after "
+            "it; events.valid_bins(dt) gives it"
+        )
+    return mask
 
 
 def _checked_target(target: Tensor, logits: Tensor) -> Tensor:
@@ -314,7 +365,12 @@ def _checked_target(target: Tensor, logits: Tensor) -> Tensor:
         raise ValueError(
             f"target must have shape [B={batch}], one label a sample, got {tuple(target.shape)}"
         )
-    if not torch.compiler.is_compiling() and batch:
+    if batch == 0:
+        raise ValueError(
+            "the batch has no samples (logits of shape "
+            f"[0, {classes}]), and a mean over none has no value; skip empty batches"
+        )
+    if not torch.compiler.is_compiling():
         low, high = torch.stack(target.long().aminmax()).tolist()  # a GPU is waited for once
         if low < 0 or high >= classes:
             raise ValueError(

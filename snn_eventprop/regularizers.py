@@ -23,12 +23,16 @@ class SpikeCountRegularizer(nn.Module):
         target: nu, spikes per neuron and trial; positive.
         strength: k, dimensionless: every neuron at twice its target costs k/2. 0 switches off.
 
+    Counts of a sample are those of its own duration, whatever the length of others in the batch.
+    The target is a number of spikes per trial, not per second.
+
     Shapes:
         counts ``[B, N]`` (``SpikeEvents.counts()``) -> scalar. A raster summed over time has the
         same numbers and no gradient: they stay the same where spikes move.
 
     Raises:
-        ValueError: a target that is not positive, a negative strength, counts that are not 2-d.
+        ValueError: a target that is not positive, a negative strength, counts that are not 2-d
+            or of no sample.
 
     **In the paper's units.** They add k_reg (s_n - nu) / B to lambda_V at each spike, where
     lambda_V = dL/dV / tau_m in 1/ms, for a loss averaged over trials and time like those in
@@ -50,7 +54,9 @@ class SpikeCountRegularizer(nn.Module):
 
     def forward(self, counts: Tensor) -> Tensor:
         if counts.ndim != 2 or 0 in counts.shape:
-            raise ValueError(f"counts must have shape [B, N], got {tuple(counts.shape)}")
+            raise ValueError(
+                f"counts must have shape [B, N], B and N at least 1, got {tuple(counts.shape)}"
+            )
         return self.strength / 2 * (counts.mean(dim=0) / self.target - 1).square().mean()
 
     def extra_repr(self) -> str:

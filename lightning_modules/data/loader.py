@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from lightning_modules.data import event_kernels
 from lightning_modules.data.augment import Augmentation, DelayLine, pool_channels
 from lightning_modules.data.spike_arrays import SamplePool, SpikeArrays
 from snn_eventprop.events import SpikeEvents
+
+AFTER_LAST_EVENT = 1e-3  # s, for which samples of their own length go on
 
 
 class Batch(NamedTuple):
@@ -48,7 +51,8 @@ class EventDataset(Dataset):
     Args:
         pool: the split's samples.
         num_units: input channels before the delay line.
-        duration: s; later events have been cropped.
+        duration: s; later events have been cropped. ``"own"``: each sample ends 1 ms after its
+            last event, of which augmentations and the delay line cut none off.
         augmentations: applied in this order.
         transform: a tonic transform, applied to each sample as a structured array with fields t
             (us), x and p. Slow: one Python call per sample.
@@ -63,7 +67,7 @@ class EventDataset(Dataset):
         pool: SamplePool,
         *,
         num_units: int,
-        duration: float,
+        duration: float | str,
         augmentations: Sequence[Augmentation] = (),
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
         pool_channels: int = 1,
@@ -88,14 +92,15 @@ class EventDataset(Dataset):
         events = self.arrays(key)
         spikes = SpikeEvents(
             torch.from_numpy(events.times), torch.from_numpy(events.units),
-            torch.from_numpy(events.offsets), events.num_units, events.duration, validate=False,
+            torch.from_numpy(events.offsets), events.num_units, _durations(events), validate=False,
         )
         return Batch(spikes, torch.from_numpy(events.labels), torch.from_numpy(events.speakers))
 
     def arrays(self, key: BatchKey) -> SpikeArrays:
         """The batch as NumPy arrays."""
         chosen = self.pool.indices[key.indices]
-        events = self.pool.packed.gather(chosen, self.num_units, self.duration, self.pool)
+        length = math.inf if isinstance(self.duration, str) else self.duration
+        events = self.pool.packed.gather(chosen, self.num_units, length, self.pool)
         rng = np.random.default_rng([self.seed, key.epoch, key.number])
         if self.transform is not None:
             events = _transformed(events, self.transform, rng)
@@ -112,6 +117,16 @@ class EventDataset(Dataset):
         if self.delay_line is not None:
             events = self.delay_line(events)
         return events
+
+
+def _durations(events: SpikeArrays) -> float | Tensor:
+    """The batch's duration in s, or [B] those of samples that end with their last event."""
+    if math.isfinite(events.duration):
+        return events.duration
+    last = np.zeros(len(events))
+    spiking = events.counts > 0
+    last[spiking] = events.times[events.offsets[1:][spiking] - 1]
+    return torch.from_numpy(last + AFTER_LAST_EVENT) if len(events) else AFTER_LAST_EVENT
 
 
 _TONIC = np.dtype([("t", np.int64), ("x", np.int64), ("p", np.int64)])

@@ -32,6 +32,7 @@ from lightning_modules.data.loader import Batch, BatchKey, EventDataset, EventLo
 from lightning_modules.data.shd_files import read_shd_file
 from lightning_modules.data.sources import (
     EXPLAINED,
+    OWN,
     DatasetName,
     TrainingFile,
     cropped,
@@ -64,7 +65,8 @@ class SpokenDigits(LightningDataModule):
         eval_batch_size: validation and test samples per batch.
         duration: length of a sample in s; later events are cut off. The default is the published
             recipe's; it cuts 24 of the embedded set's 6.4 million events (1.4 would keep all of
-            SHD's).
+            SHD's). ``"own"``: each sample ends 1 ms after its last event, with augmentations and
+            the delay line applied; nothing is cut off, and averages over time are over that length.
         channels: input channels of the files, at most 65536.
         val_by: validate on whole speakers (``"speaker"``) or on samples of every speaker and class
             (``"sample"``).
@@ -108,7 +110,7 @@ class SpokenDigits(LightningDataModule):
         root: str | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 128,
-        duration: float = 1.0,
+        duration: float | str = 1.0,
         channels: int = 700,
         val_by: Literal["speaker", "sample"] = "speaker",
         val_fraction: float = 0.1,
@@ -141,7 +143,7 @@ class SpokenDigits(LightningDataModule):
         self.batch_size = _positive("batch_size", batch_size)
         self.eval_batch_size = _positive("eval_batch_size", eval_batch_size)
         self.channels = _positive("channels", channels)
-        self.duration = duration
+        self.duration: float | str = duration
         self.val_by = val_by
         self.val_fraction = val_fraction
         self.fold = fold
@@ -180,9 +182,13 @@ class SpokenDigits(LightningDataModule):
             )
         if self.dataset == "folder" and not self.root:
             raise ValueError("dataset='folder' needs root, the folder of the files")
+        if isinstance(self.duration, str) and self.duration != OWN:
+            raise ValueError(
+                f"duration must be a positive time in s or {OWN!r}, got {self.duration!r}"
+            )
         for name in ("duration", "unique_dt"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
+            if value is not None and value != OWN and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive time in s, got {value!r}")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {self.val_fraction!r}")

@@ -13,6 +13,8 @@ from lightning_modules.data.spike_arrays import PackedSpikes
 
 DatasetName = Literal["twin", "folder", "shd", "ssc"]
 
+OWN = "own"  # the duration of each sample: until its last event
+_LONGEST_OWN = 100.0  # s; longer ones are taken for milliseconds
 # Names of data sets that their readers may not know.
 EXPLAINED = {"twin": "twin: embedded synthetic digits, not SHD"}
 _LEAST_KEPT = 0.05  # share of the events; if a crop keeps fewer, times are taken for milliseconds
@@ -62,14 +64,23 @@ def same_classes(found: tuple[str, ...], trained: tuple[str, ...]) -> bool:
 
 
 def cropped(
-    packed: PackedSpikes, duration: float, unique_dt: float | None, channels: int
+    packed: PackedSpikes, duration: float | str, unique_dt: float | None, channels: int
 ) -> PackedSpikes:
     """The samples without events after ``duration``; with ``unique_dt`` at most one per bin.
 
     Raises:
-        DataFileError: hardly any event is left, so that times are probably not in seconds.
+        DataFileError: hardly any event is left, or samples of ``"own"`` length are very long, so
+            that times are probably not in seconds.
     """
-    whole, packed = packed, packed.crop(duration)
+    whole = packed
+    if isinstance(duration, str):
+        if packed.times.size and packed.times.max() > _LONGEST_OWN:
+            raise DataFileError(
+                f"the last event is at {packed.times.max():g} s; are the times in seconds? If so, "
+                f"give a duration in s instead of {duration!r}"
+            )
+    else:
+        packed = packed.crop(duration)
     if len(packed.times) < _LEAST_KEPT * len(whole.times):
         raise DataFileError(
             f"only {len(packed.times)} of {len(whole.times)} events lie before duration="

@@ -23,7 +23,10 @@ class EventPropNetwork(ReferenceNetwork):
         if isinstance(self.readout, EventPropLI) and self.loss.weighting is not None:
             averages = self.readout.integral(spikes[-1], self.loss.weighting)
             return Outcome(self.loss.scale * averages, counts)
-        return Outcome(self.loss.logits(self._read(spikes[-1])), counts)
+        read = self._read(spikes[-1])
+        if isinstance(read, SpikeEvents) or events.of_one_length:
+            return Outcome(self.loss.logits(read), counts)
+        return Outcome(self.loss.logits(read, events.valid_bins(self.readout.dt)), counts)
 
     @torch.no_grad()
     def observe(self, events: SpikeEvents) -> Observation:

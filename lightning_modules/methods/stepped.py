@@ -68,12 +68,21 @@ class SteppedNetwork(ReferenceNetwork):
 
     def forward(self, events: SpikeEvents) -> Outcome:
         hidden, trace = self._run(events)
-        return Outcome(self.loss.logits(trace), [raster.sum(0) for raster in hidden])
+        if events.of_one_length:
+            return Outcome(self.loss.logits(trace), [raster.sum(0) for raster in hidden])
+        # A sample ends with its own last bin, and so do its spikes.
+        mask = events.valid_bins(self.dt)
+        inside = mask[..., None]
+        return Outcome(
+            self.loss.logits(trace, mask), [(raster * inside).sum(0) for raster in hidden]
+        )
 
     @torch.no_grad()
     def observe(self, events: SpikeEvents) -> Observation:
         hidden, trace = self._run(events)
-        return Observation([SpikeEvents.from_dense(r, self.dt) for r in hidden], trace, None)
+        inside = events.valid_bins(self.dt)[..., None]
+        spikes = [SpikeEvents.from_dense(raster * inside, self.dt) for raster in hidden]
+        return Observation(spikes, trace, None)
 
     def _run(self, events: SpikeEvents) -> tuple[list[Tensor], Tensor]:
         signals = [events.to_dense(self.dt).to(self.readout.weight.dtype)]

@@ -18,6 +18,7 @@ from lightning_modules.model.network import NetworkOptions, Outcome
 from lightning_modules.training.metrics import Share, SilentShare, SpikesPerNeuron
 from lightning_modules.training.recipe import HalveOnPlateau, LiftSilent, ease_in
 from snn_eventprop import SpikeEvents
+from snn_eventprop.diagnostics import name_layers
 from snn_eventprop.losses import ClassificationLoss, SumExpLoss
 from snn_eventprop.regularizers import SpikeCountRegularizer
 
@@ -147,6 +148,9 @@ class SpikingClassifier(LightningModule):
         found = {f"{stage}/{name}": m for stage in ("val", "train") for name, m in modes.items()}
         found |= {f"val/accuracy_{group}": "max" for group in _SPEAKERS}
         return {**found, "train/guarded_spikes": "min"}
+
+    def on_fit_start(self) -> None:
+        name_layers(self.network)  # for the warning of a layer that never spikes
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:  # checkpoints of an epoch hold its metrics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, Literal, get_args
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import nonnegative, positive
+from .._warnings import warn
 from ..diagnostics import LayerRecord, keep_record, new_probe
 from ..discretisation import exponential
 from ..ops import grid
@@ -28,6 +28,11 @@ def _positive(name: str, value: float | Tensor, unit: str) -> Tensor:
     if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
         raise ValueError(f"{name} must be positive{unit}, got {value}")
     return tensor
+
+
+def _warn_of_long(seconds: float) -> None:
+    if seconds > _LONGEST_TAU:
+        warn(f"a time constant of {seconds:g} s is long; all are in seconds: 20 ms is 20e-3")
 
 
 def check_sizes(**sizes: int | None) -> None:
@@ -76,11 +81,7 @@ class Population(nn.Module):
                 f"dt={self.dt:g} s is {self.dt / longest:.3g} times the longest time constant; all "
                 "are in seconds: 1 ms is 1e-3"
             )
-        if longest > _LONGEST_TAU:
-            warnings.warn(
-                f"a time constant of {longest:g} s is long; all are in seconds: 20 ms is 20e-3",
-                stacklevel=4,
-            )
+        _warn_of_long(longest)
         for name, value in (*seconds.items(), *others.items()):
             if value.ndim > 1 or (value.ndim == 1 and len(value) != size):
                 shape = f"[{size}]" if size is not None else "[features], with features given"
@@ -120,13 +121,15 @@ class Population(nn.Module):
     @torch.no_grad()
     def _assign(self, name: str, value: float | Tensor) -> None:
         logarithm = getattr(self, f"log_{name}")
-        new = _positive(name, value, " (seconds)").log()
+        seconds = _positive(name, value, " (seconds)")
+        new = seconds.log()
         if new.ndim and new.shape != logarithm.shape:
             raise ValueError(
                 f"{name} must be a number or have shape {list(logarithm.shape)}, got shape "
                 f"{tuple(new.shape)}"
             )
         logarithm.copy_(new.expand(logarithm.shape))
+        _warn_of_long(seconds.max().item())
 
     def _constant_names(self) -> list[str]:
         """Names under which constants are kept."""

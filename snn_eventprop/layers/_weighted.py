@@ -11,7 +11,15 @@ from ..events import Peaks, SpikeEvents
 from ..ops import grid
 from ..ops.bin_times import num_bins, time_of
 from ..synapses.delayed import check_max_delay, within
-from ._inputs import check_raster, check_units, events_on_grid, raster_of_peaks, wanted
+from ._inputs import (
+    check_units,
+    checked_raster,
+    events_on_grid,
+    raster_of_peaks,
+    unbatched,
+    wanted,
+    within_own_durations,
+)
 from ._population import SpikingPopulation, check_sizes
 
 
@@ -53,10 +61,11 @@ class WeightedLayer(SpikingPopulation):
             for weight in ("weight", "recurrent_weight") if recurrent else ("weight",):
                 delay = torch.zeros_like(getattr(self, weight))
                 name = weight.replace("weight", "delay")
+                # Not by register_parameter, which refuses the name of a property.
                 if learn_delays:
-                    self.register_parameter(name, nn.Parameter(delay))
+                    self._parameters[name] = nn.Parameter(delay)
                 else:
-                    self.register_buffer(name, delay.detach())
+                    self._buffers[name] = delay.detach()
             self.reset_delays()
 
     def reset_delays(self, longest: float | None = None, recurrent_longest: float = 0.0) -> None:
@@ -81,8 +90,43 @@ class WeightedLayer(SpikingPopulation):
                 raise ValueError(
                     f"{which} must be between 0 and max_delay={self.max_delay:g} s, got {bound!r}"
                 )
-            if hasattr(self, name):
-                nn.init.uniform_(getattr(self, name), 0.0, bound)
+            if (delay := self._kept(name)) is not None:
+                nn.init.uniform_(delay, 0.0, bound)
+
+    def _kept(self, name: str) -> Tensor | None:
+        """The parameter or buffer, which an optimiser's last step may have moved out of bounds."""
+        kept = self._parameters.get(name)
+        return self._buffers.get(name) if kept is None else kept
+
+    def _bounded(self, name: str) -> Tensor:
+        delay = self._kept(name)
+        if delay is None:
+            raise AttributeError(f"{type(self).__name__} has no {name}; it takes max_delay=...")
+        # In place, and not as a new version: what autograd has saved of values within the bounds,
+        # as every forward pass leaves them, stays what it was.
+        assert self.max_delay is not None
+        delay.data.clamp_(0.0, self.max_delay)
+        return delay
+
+    @property
+    def delay(self) -> Tensor:
+        """Delays of input synapses in seconds, ``[post, pre]``, within [0, max_delay].
+
+        The parameter itself (or buffer). An optimiser's step may lead out of the bounds; reading
+        it, ``state_dict`` and the next forward pass set it back.
+        """
+        return self._bounded("delay")
+
+    @property
+    def recurrent_delay(self) -> Tensor:
+        """Delays of recurrent synapses in seconds, ``[post, pre]``, likewise."""
+        return self._bounded("recurrent_delay")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for name in ("delay", "recurrent_delay"):
+            if self._kept(name) is not None:
+                self._bounded(name)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _delays(self) -> grid.Delays:
         """In bins as the kernels read them, [pre, post]."""
@@ -90,8 +134,15 @@ class WeightedLayer(SpikingPopulation):
             return grid.Delays()
         names = ["delay", "recurrent_delay"] if self.recurrent else ["delay"]
         return grid.Delays(
-            *(within(getattr(self, name), self.max_delay).t() / self.dt for name in names)
+            *(within(self._to_run_with(name), self.max_delay).t() / self.dt for name in names)
         )
+
+    def _to_run_with(self, name: str) -> Tensor:
+        # Compiled code leaves parameters alone; there ``within`` does all the clamping.
+        if torch.compiler.is_compiling():
+            kept = self._parameters if self.learn_delays else self._buffers
+            return kept[name]  # type: ignore[return-value]
+        return self._bounded(name)
 
     def reset_parameters(
         self, mean: float | None = None, std: float | None = None, recurrent_std: float = 0.02
@@ -130,20 +181,28 @@ class WeightedLayer(SpikingPopulation):
                 drive=grid.Drive(raster_of_peaks(input, self.dt, steps), stamps),
                 delays=self._delays(),
             )  # fmt: skip
-            out = SpikeEvents(
+            out = input._with(
                 time_of(spikes.stamps, self.dt), spikes.units, spikes.offsets,
-                self.out_features, input.duration, spikes.marks, validate=False,
+                num_units=self.out_features, marks=spikes.marks,
             )  # fmt: skip
             if spikes.peaks is not None:
                 out.peaks = Peaks(*spikes.peaks, self.dt)
-            return out
-        check_raster(self, input)
+            return self._ended(out, self.dt)
+        raster = checked_raster(self, input)
         spikes = self._run_grid(
-            grid.dense_events(input, self.weight.dtype), input.shape[0],
+            grid.dense_events(raster, self.weight.dtype), raster.shape[0],
             self.weight.t(), self.out_features, recurrent=self._recurrent_rows(),
-            drive=grid.Drive(raster=wanted(input, self.weight.dtype)), delays=self._delays(),
+            drive=grid.Drive(raster=wanted(raster, self.weight.dtype)), delays=self._delays(),
         )  # fmt: skip
-        return grid.to_raster(spikes, input.shape[0], self.out_features, hold=True)
+        dense = grid.to_raster(spikes, raster.shape[0], self.out_features, hold=True)
+        return dense[:, 0] if unbatched(input) else dense
+
+    def _ended(self, out: SpikeEvents, dt: float | None) -> SpikeEvents:
+        """Without spikes after a sample's own end, which the layer's record forgets as well."""
+        kept = within_own_durations(out, dt)
+        if kept is not out and self._record is not None:
+            self._record = self._record._replace(units=kept.units, offsets=kept.offsets)
+        return kept
 
     def forward(self, input: SpikeEvents | Tensor) -> SpikeEvents | Tensor:
         """Spikes out for spikes in: events for events, a raster for a raster."""

@@ -9,7 +9,7 @@ from ..discretisation import psp_coefficient
 from ..events import Peaks, SpikeEvents
 from ..ops.bin_times import num_bins
 from ..ops.packing import sample_of_each
-from ..ops.responses import gathered_response, mean_response
+from ..ops.responses import gathered_response, gathered_response_of_each, mean_response
 
 Weighting = Literal["uniform", "exponential", "linear"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
@@ -19,6 +19,8 @@ def mean_membrane(
     events: SpikeEvents, weight: Tensor, tau_mem: Tensor, tau_syn: Tensor, weighting: str
 ) -> Tensor:
     """(1/T) integral_0^T w(t) V(t) dt of integrators driven by ``events``, ``[B, O]``.
+
+    T is the duration of each sample.
 
     Args:
         events: input spikes of N units; times in seconds, differentiable.
@@ -34,60 +36,60 @@ def mean_membrane(
     outputs, inputs = weight.shape
     batch = len(events)
     start = events.times
+    length = events.duration if events.of_one_length else events.durations[events.samples()]
     learned = tau_mem.requires_grad or tau_syn.requires_grad
     if tau_mem.numel() == 1 and tau_syn.numel() == 1:
         # One response per event whatever the output: gather per input unit first.
-        constants = (tau_mem.reshape(()), tau_syn.reshape(()), events.duration, weighting)
+        taus = (tau_mem.reshape(()), tau_syn.reshape(()))
         if learned:
             flat = events.samples().mul_(inputs).add_(events.units)
-            response = mean_response(start.double(), *constants)[0]
+            response = mean_response(start.double(), *taus, length, weighting)[0]
             gathered = response.new_zeros(batch * inputs).index_add(0, flat, response)
         else:
-            gathered, _ = gathered_response(
-                start.contiguous(), events.units, events.offsets, inputs, *constants
+            packed = (start.contiguous(), events.units, events.offsets, inputs, *taus)
+            gathered, _ = (
+                gathered_response(*packed, events.duration, weighting)
+                if events.of_one_length
+                else gathered_response_of_each(*packed, events.durations, weighting)
             )
+        gathered = gathered.view(batch, inputs)
         if events.peaks is not None:
-            of_peaks = _gathered_peaks(events.peaks, batch, inputs, *constants)
-            gathered = gathered.view(batch, inputs) + of_peaks
-        return gathered.to(weight.dtype).view(batch, inputs) @ weight.T
-    response = mean_response(
-        start[:, None].double(), tau_mem, tau_syn, events.duration, weighting
-    )[0]
+            each, sample = _responses_of_peaks(events, events.peaks, *taus, weighting)
+            place = sample.mul_(inputs).add_(events.peaks.units)
+            of_peaks = each.new_zeros(batch * inputs).index_add(0, place, each[:, 0])
+            gathered = gathered + of_peaks.view(batch, inputs)
+        return gathered.to(weight.dtype) @ weight.T
+    if isinstance(length, Tensor):
+        length = length[:, None]
+    response = mean_response(start[:, None].double(), tau_mem, tau_syn, length, weighting)[0]
     each = response.to(weight.dtype) * weight.T[events.units]
     mean = weight.new_zeros(batch, outputs).index_add(0, events.samples(), each)
     if events.peaks is not None:
-        bins, units = events.peaks.bins.long(), events.peaks.units
-        table = _response_of_bins(
-            events.peaks.dt, tau_mem.detach(), tau_syn.detach(), events.duration, weighting
-        )
-        rows = table.to(weight.dtype)[bins] * weight.T[units]
-        sample = sample_of_each(events.peaks.offsets, bins.numel())
-        mean = mean.index_add(0, sample, events.peaks.values.to(weight.dtype)[:, None] * rows)
+        each, sample = _responses_of_peaks(events, events.peaks, tau_mem, tau_syn, weighting)
+        rows = each.to(weight.dtype) * weight.T[events.peaks.units]
+        mean = mean.index_add(0, sample, rows)
     return mean
 
 
-def _response_of_bins(
-    dt: float, tau_mem: Tensor, tau_syn: Tensor, duration: float, weighting: str
-) -> Tensor:
-    """``mean_response`` of an event in each bin, [T, O] or [T, 1]."""
-    starts = torch.arange(num_bins(duration, dt), device=tau_mem.device).double() * dt
-    return mean_response(
-        starts[:, None], tau_mem.expand(1) if tau_mem.ndim == 0 else tau_mem,
-        tau_syn.expand(1) if tau_syn.ndim == 0 else tau_syn, duration, weighting,
-    )[0]  # fmt: skip
-
-
-def _gathered_peaks(
-    peaks: Peaks, batch: int, inputs: int, tau_mem: Tensor, tau_syn: Tensor, duration: float,
-    weighting: str,
-) -> Tensor:  # fmt: skip
-    """Zeros ``[B, N]``, of which the gradient goes to the values of peaks."""
-    table = _response_of_bins(
-        peaks.dt, tau_mem.detach(), tau_syn.detach(), duration, weighting
-    )[:, 0]
-    each = table.to(peaks.values.dtype)[peaks.bins.long()] * peaks.values
-    flat = sample_of_each(peaks.offsets, peaks.bins.numel()).mul_(inputs).add_(peaks.units)
-    return each.new_zeros(batch * inputs).index_add(0, flat, each).view(batch, inputs)
+def _responses_of_peaks(
+    events: SpikeEvents, peaks: Peaks, tau_mem: Tensor, tau_syn: Tensor, weighting: str
+) -> tuple[Tensor, Tensor]:
+    """``mean_response`` times the value, a zero, of each peak, [S3, O] or [S3, 1]; its sample."""
+    slow, fast = tau_mem.detach().reshape(-1), tau_syn.detach().reshape(-1)
+    bins = peaks.bins.long()
+    sample = sample_of_each(peaks.offsets, bins.numel())
+    if events.of_one_length:  # one response for each bin
+        steps = torch.arange(num_bins(events.duration, peaks.dt), device=bins.device)
+        table, _ = mean_response(
+            steps[:, None].double() * peaks.dt, slow, fast, events.duration, weighting
+        )
+        response = table.to(peaks.values.dtype)[bins]
+    else:
+        response, _ = mean_response(
+            bins[:, None].double() * peaks.dt, slow, fast, events.durations[sample][:, None],
+            weighting,
+        )  # fmt: skip
+    return response.to(peaks.values.dtype) * peaks.values[:, None], sample
 
 
 def membrane_at(
@@ -99,7 +101,7 @@ def membrane_at(
     state steps from one requested time to the next. The cost is that of events plus times.
 
     Args:
-        times: [Q] ascending, in seconds, in [0, duration].
+        times: [Q] ascending, in seconds, in [0, duration] of the longest sample.
         events: input spikes of N units; times in seconds, differentiable.
         weight: [O, N].
         tau_mem, tau_syn: seconds, scalar or [O].

@@ -12,7 +12,7 @@ from .._checks import positive
 from ..diagnostics import LayerRecord, keep_record, new_probe
 from ..events import SpikeEvents
 from ..ops import exact
-from ._inputs import check_units
+from ._inputs import check_units, checked_raster
 from ._population import Gradient
 from ._weighted import WeightedLayer
 
@@ -44,9 +44,10 @@ class EventPropLIF(WeightedLayer):
             them to bins. None: no delays. They start as ``reset_delays`` says.
         learn_delays: make delays parameters; else they are buffers, to be set by hand.
         solver: ``"grid"``: bins of ``dt``; gradients converge to those of continuous time at first
-            order in dt. ``"exact"``: continuous time from event to event, for ``SpikeEvents``
-            alone; spike times and gradients are exact to rounding.
-        dt: bin width of the grid in seconds; the exact solver has none.
+            order in dt. ``"exact"``: continuous time from event to event; spike times and
+            gradients are exact to rounding.
+        dt: bin width in seconds, of the grid and of rasters; the exact solver reads a spike in bin
+            k of a raster as an event at k dt, where the bin begins.
         grazing_guard: smallest slope of V at a spike used in the gradient, in units of
             threshold / tau_mem; spikes that graze the threshold have unbounded exact gradients.
             0 switches it off. ``snn_eventprop.diagnostics`` counts where it acted.
@@ -65,7 +66,10 @@ class EventPropLIF(WeightedLayer):
     Shapes:
         ``SpikeEvents`` of B samples -> ``SpikeEvents`` with ``out_features`` units, whose times
         and marks carry gradients; or raster ``[T, B, in_features]`` -> ``[T, B,
-        out_features]``. Gradients of both agree but for spikes of the last bin, which as events
+        out_features]``, and ``[T, in_features]`` -> ``[T, out_features]``. A raster may be a
+        tensor, a sparse tensor or an array. The exact solver returns ``SpikeEvents`` for a raster
+        too, to which it gives no gradient. Samples with durations of their own spike until these
+        end. Gradients of both agree but for spikes of the last bin, which as events
         feel that the recording ends, and in a raster do not. ``weight`` is
         ``[out_features, in_features]`` and ``recurrent_weight`` ``[post, pre]``, as in
         ``torch.nn``.
@@ -73,8 +77,9 @@ class EventPropLIF(WeightedLayer):
     Raises:
         ValueError: time constants, threshold, dt or max_delay that are not positive, wrong shapes,
             weights or delays that are NaN or infinite, delays with the exact solver.
-        TypeError: an input that is neither a tensor nor ``SpikeEvents``; a raster for the exact
-            solver.
+            For the exact solver: a raster that requires a gradient, or whose values are no spike
+            counts.
+        TypeError: an input that is neither ``SpikeEvents`` nor a tensor or array.
         RuntimeError: runaway excitation, with the sample and the time.
 
     >>> layer = EventPropLIF(3, 2, dt=1e-3)
@@ -90,9 +95,9 @@ class EventPropLIF(WeightedLayer):
         \frac{dL}{dd_{ij}} = w_{ij} \sum_t \dot b_j(t + d_{ij}), \qquad b = dL/dI,
 
     is summed over the events of i, the derivative being the difference from the bin of arrival to
-    the next one. A gradient that would lead out of [0, max_delay] is zero, one that leads in from
-    beyond, where an optimiser's momentum may have carried a delay, is kept; the delay that acts is
-    the clamped one.
+    the next one. A gradient that would lead out of [0, max_delay] is zero. An optimiser's momentum
+    may carry a delay beyond a bound; it is set back to the bound when it is next read, by the layer
+    or by anybody.
 
     Source: T. C. Wunderlich and C. Pehle, Scientific Reports 11, 12829 (2021); delays: B. Mészáros,
     J. C. Knight and T. Nowotny, Efficient event-based delay learning in spiking neural networks,
@@ -148,12 +153,8 @@ class EventPropLIF(WeightedLayer):
         """Spikes out for spikes in: events for events, a raster for a raster."""
         return self._forward_exact(input) if self.solver == "exact" else self._forward_grid(input)
 
-    def _forward_exact(self, events: SpikeEvents | Tensor) -> SpikeEvents:
-        if not isinstance(events, SpikeEvents):
-            raise TypeError(
-                f'solver="exact" reads SpikeEvents, got {type(events).__name__}; convert a raster '
-                'with SpikeEvents.from_dense(raster, dt), or use solver="grid"'
-            )
+    def _forward_exact(self, input: SpikeEvents | Tensor) -> SpikeEvents:
+        events = input if isinstance(input, SpikeEvents) else self._events_of(input)
         check_units(self, events)
         self._check_time_constants()
         size, dtype = self.out_features, self.weight.dtype
@@ -174,10 +175,20 @@ class EventPropLIF(WeightedLayer):
             name=f"{type(self).__name__}({self.in_features}, {size})", probe=probe,
         )  # fmt: skip
         keep_record(self, LayerRecord(spikes.units, spikes.offsets, size, probe))
-        return SpikeEvents(
-            spikes.times, spikes.units, spikes.offsets, size, events.duration, spikes.marks,
-            validate=False,
-        )  # fmt: skip
+        out = events._with(
+            spikes.times, spikes.units, spikes.offsets, num_units=size, marks=spikes.marks
+        )
+        return self._ended(out, None)
+
+    def _events_of(self, input: Tensor) -> SpikeEvents:
+        """The events of a raster, each at the beginning of its bin of ``dt``."""
+        raster = checked_raster(self, input)
+        if raster.requires_grad:
+            raise ValueError(
+                'solver="exact" gives no gradient to a raster, and this one requires it; use '
+                'solver="grid", hand over SpikeEvents, or raster.detach()'
+            )
+        return SpikeEvents.from_dense(raster, self.dt).to(self.weight.dtype)
 
     def extra_repr(self) -> str:
         return (

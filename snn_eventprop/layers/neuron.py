@@ -26,7 +26,7 @@ class EventPropNeuron(SpikingPopulation):
         grazing_guard, gradient, threshold_noise, device, dtype: as in ``EventPropLIF``.
 
     Shapes:
-        currents ``[T, B, ...]`` -> spikes ``[T, B, ...]``.
+        currents ``[T, B, ...]`` -> spikes ``[T, B, ...]``; of one sample ``[T, N]`` -> ``[T, N]``.
 
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), EventPropNeuron(threshold=0.1))
     >>> net(torch.ones(10, 2, 4)).shape
@@ -63,9 +63,13 @@ class EventPropNeuron(SpikingPopulation):
         self.features = features
 
     def forward(self, current: Tensor) -> Tensor:
-        if not isinstance(current, Tensor) or current.ndim < 3:
+        if not isinstance(current, Tensor) or current.ndim < 2:
             shape = tuple(current.shape) if isinstance(current, Tensor) else type(current).__name__
-            raise ValueError(f"current must be a tensor [T, B, ...], got {shape}")
+            raise ValueError(
+                f"current must be a tensor [T, B, ...], or [T, N] of one sample, got {shape}"
+            )
+        if current.ndim == 2:
+            return self.forward(current[:, None])[:, 0]
         if current.is_complex():
             raise TypeError(f"current must be real, got {current.dtype}")
         if current.device != self.log_tau_mem.device:

@@ -11,7 +11,14 @@ from ..events import SpikeEvents
 from ..ops import grid
 from ..ops.bin_times import num_bins
 from . import closed_form
-from ._inputs import check_raster, check_units, events_on_grid, raster_of_peaks, wanted
+from ._inputs import (
+    check_units,
+    checked_raster,
+    events_on_grid,
+    raster_of_peaks,
+    unbatched,
+    wanted,
+)
 from ._population import Population, check_sizes
 
 
@@ -26,7 +33,9 @@ class EventPropLI(Population):
 
     Shapes:
         ``forward``: ``SpikeEvents`` or raster ``[T, B, in_features]`` -> membrane trace ``[T, B,
-        out_features]``, V at the end of each bin. Without bins, in closed form: ``sample``, the
+        out_features]``, V at the end of each bin; ``[T, in_features]`` -> ``[T, out_features]``.
+        Where samples have durations of their own, T is the longest; losses take
+        ``events.valid_bins(dt)`` as their ``mask``. Without bins, in closed form: ``sample``, the
         membrane at times of your choice, and ``integral``, its weighted time average ``[B,
         out_features]``, at a cost that follows the events alone.
 
@@ -76,19 +85,20 @@ class EventPropLI(Population):
             events, stamps = events_on_grid(input, self.dt, steps, self.weight.dtype)
             raster = raster_of_peaks(input, self.dt, steps)
         else:
-            check_raster(self, input)
-            steps = input.shape[0]
-            events = grid.dense_events(input, self.weight.dtype)
-            raster = wanted(input, self.weight.dtype)
+            dense = checked_raster(self, input)
+            steps = dense.shape[0]
+            events = grid.dense_events(dense, self.weight.dtype)
+            raster = wanted(dense, self.weight.dtype)
         self._check_time_constants()
         maps = self._map(self.out_features, self.weight.dtype)
         never, zero = torch.full_like(maps[0], math.inf), torch.zeros_like(maps[0])
         constants = torch.stack([*maps, never.detach(), zero.detach()])
-        return grid.grid_lif(
+        trace = grid.grid_lif(
             events, steps, self.weight.t(),
             grid.Population("lif", constants, zero.detach(), "none"),
             drive=grid.Drive(raster=raster, event_stamps=stamps), record=True,
         ).trace  # fmt: skip
+        return trace[:, 0] if unbatched(input) else trace
 
     def _check_closed_form(self, events: SpikeEvents) -> None:
         if not isinstance(events, SpikeEvents):
@@ -105,7 +115,8 @@ class EventPropLI(Population):
 
         Args:
             events: input spikes; their times receive gradients.
-            times: ``[Q]`` ascending, in seconds, in [0, duration].
+            times: ``[Q]`` ascending, in seconds, in [0, duration] of the longest sample. After the
+                end of its own, a sample's membrane decays on.
 
         Raises:
             TypeError: ``times`` is no tensor, ``events`` are no events.
@@ -120,7 +131,7 @@ class EventPropLI(Population):
         Args:
             events: input spikes; their times receive gradients.
             weighting: w(t): ``"uniform"`` 1, ``"exponential"`` exp(-t/T), ``"linear"`` 1 - t/T,
-                with T the duration of the events.
+                with T the duration of each sample.
         """
         self._check_closed_form(events)
         return closed_form.mean_membrane(events, self.weight, self.tau_mem, self.tau_syn, weighting)

@@ -14,7 +14,7 @@ SPREAD = 1e-4
 
 
 def response_terms(
-    tau: Tensor, duration: float, weighting: str
+    tau: Tensor, duration: float | Tensor, weighting: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Factors (p, q, u, v) of integral_s^T w(t) exp(-(t - s) / tau) dt, with r = T - s:
 
@@ -42,11 +42,16 @@ def spread_apart(tau_mem: Tensor, tau_syn: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_response(
-    start: Tensor, tau_mem: Tensor, tau_syn: Tensor, duration: float, weighting: str
+    start: Tensor,
+    tau_mem: Tensor,
+    tau_syn: Tensor,
+    duration: float | Tensor,
+    weighting: str,
 ) -> tuple[Tensor, Tensor]:
     """(1/T) integral_s^T w(t) psp(t - s) dt for an event of unit weight at s = ``start``.
 
-    psp(u) = tau_syn / (tau_syn - tau_mem) (exp(-u/tau_syn) - exp(-u/tau_mem)).
+    psp(u) = tau_syn / (tau_syn - tau_mem) (exp(-u/tau_syn) - exp(-u/tau_mem)). T, the
+    ``duration``, is one number or one for each event, of the shape of ``start``.
 
     Returns:
         the response and its derivative with respect to ``start``.
@@ -92,6 +97,28 @@ def _(times, units, offsets, num_units, tau_mem, tau_syn, duration, weighting):
     return times.new_empty(offsets.shape[0] - 1, num_units), torch.empty_like(times)
 
 
+@operator("snn_eventprop::gathered_response_of_each")
+def gathered_response_of_each(
+    times: Tensor, units: Tensor, offsets: Tensor, num_units: int, tau_mem: Tensor,
+    tau_syn: Tensor, durations: Tensor, weighting: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """``gathered_response`` where samples have durations of their own, [B]."""
+    batch = offsets.numel() - 1
+    samples = sample_of_each(offsets, units.numel())
+    response, slopes = mean_response(
+        times.double(), tau_mem, tau_syn, durations[samples], weighting
+    )
+    total = response.new_zeros(batch * num_units).index_add(
+        0, units + num_units * samples, response
+    )
+    return total.view(batch, num_units).to(times.dtype), slopes.to(times.dtype)
+
+
+@gathered_response_of_each.register_fake
+def _(times, units, offsets, num_units, tau_mem, tau_syn, durations, weighting):
+    return times.new_empty(offsets.shape[0] - 1, num_units), torch.empty_like(times)
+
+
 @operator("snn_eventprop::spread_slopes")
 def spread_slopes(grad: Tensor, units: Tensor, offsets: Tensor, slopes: Tensor) -> Tensor:
     """The gradient of each event, from that of ``gathered_response``."""
@@ -117,3 +144,4 @@ def _apply_slopes(ctx, grad, _):
 
 
 gathered_response.register_autograd(_apply_slopes, setup_context=_keep_slopes)
+gathered_response_of_each.register_autograd(_apply_slopes, setup_context=_keep_slopes)

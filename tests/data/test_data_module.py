@@ -192,6 +192,29 @@ def test_batches_are_valid_events_with_labels_and_speakers(make):
         assert set(batch.speakers.tolist()) <= set(data.train_speakers)
 
 
+@pytest.mark.parametrize("delay_copies", [0, 2])
+def test_samples_of_their_own_length_end_after_their_last_event(make, delay_copies):
+    options = {"delay_copies": delay_copies, "delay_step": 0.03}
+    data = make(duration="own", **options)
+    whole = make(duration=100.0, **options).batch("test", list(range(20))).events
+    found = data.batch("test", list(range(20))).events
+    assert torch.equal(found.times, whole.times) and torch.equal(found.offsets, whole.offsets)
+    for b in range(20):
+        times = whole[b].times
+        last = times[-1].item() if times.numel() else 0.0
+        assert found.durations[b].item() == last + 1e-3
+        alone = data.batch("test", [b]).events
+        assert alone.duration == found[b].duration
+    assert found.duration == found.durations.max()
+    moved = make(duration="own", time_stretch=0.5, batch_size=4)
+    for batch in moved.train_dataloader():
+        batch.events._validate()
+        SpikeEvents(batch.events.times, batch.events.units, batch.events.offsets,
+                    batch.events.num_units, batch.events.durations)  # fmt: skip
+    with pytest.raises(ValueError, match="positive time in s or 'own', got 'longest'"):
+        make(duration="longest")
+
+
 def test_crop_drops_exactly_the_late_events(make):
     data = make(duration=0.5)
     whole = make(duration=2.0)

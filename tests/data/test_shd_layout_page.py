@@ -37,12 +37,14 @@ def test_the_page_names_every_field_that_is_read():
 
 
 def test_every_text_that_says_shds_layout_links_to_the_page():
-    for folder, ending in (("lightning_modules", "*.py"), ("configs", "*.yaml")):
-        for path in (ROOT / folder).rglob(ending):
-            text = path.read_text(encoding="utf-8")
-            said = len(re.findall(r"SHD's\s+(?:#\s+)?layout", text))
-            linked = len(re.findall(r"shd_layout\.md|LAYOUT_PAGE\}", text))
-            assert linked >= said, path
+    folders = (("lightning_modules", "*.py"), ("configs", "*.yaml"), ("docs", "*.md"))
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    files = [path for folder, ending in folders for path in (ROOT / folder).rglob(ending)]
+    for path in {*pages, *files} - {ROOT / LAYOUT_PAGE}:
+        text = path.read_text(encoding="utf-8")
+        said = len(re.findall(r"SHD's\s+(?:#\s+)?layout", text))
+        linked = len(re.findall(r"shd_layout\.md|LAYOUT_PAGE\}", text))
+        assert linked >= said, path
 
 
 @pytest.mark.parametrize(

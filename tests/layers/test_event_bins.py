@@ -128,7 +128,7 @@ def test_boolean_and_half_precision_rasters_keep_their_bins():
 @pytest.mark.parametrize(
     "raster,error,words",
     [
-        (torch.zeros(3, 2), ValueError, r"shape \[T, B, N\].*\(3, 2\)"),
+        (torch.zeros(3), ValueError, r"shape \[T, B, N\].*\(3,\)"),
         (torch.zeros(0, 1, 2), ValueError, r"T and N at least 1, got \(0, 1, 2\)"),
         (torch.zeros(3, 1, 0), ValueError, r"T and N at least 1, got \(3, 1, 0\)"),
         (torch.full((1, 1, 1), 0.5), ValueError, "not spike counts.*neuron-only"),
@@ -136,7 +136,8 @@ def test_boolean_and_half_precision_rasters_keep_their_bins():
         (torch.full((1, 1, 1), torch.nan), ValueError, "NaN or infinite"),
         (torch.full((1, 1, 1), torch.inf), ValueError, "NaN or infinite"),
         (torch.full((1, 1, 1), 1j), ValueError, "not spike counts"),
-        (np.ones((1, 1, 1)), TypeError, "raster must be a tensor.*ndarray"),
+        (np.array([[["a"]]]), TypeError, "must hold numbers, got an array of <U1"),
+        ([[[1]]], TypeError, "raster must be a tensor or an array.*list"),
     ],
 )
 def test_bad_rasters_are_named(raster, error, words):

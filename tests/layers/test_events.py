@@ -178,11 +178,12 @@ def test_samples_are_chosen_as_a_tensor_chooses_rows(index, chosen):
 @pytest.mark.parametrize(
     "index,error",
     [(3, IndexError), (-4, IndexError), ([0, 3], IndexError), ([-4], IndexError),
-     (torch.tensor([True, False]), IndexError), (1.5, TypeError)],
+     (torch.tensor([True, False]), IndexError), (1.5, TypeError), ("a", TypeError),
+     (None, TypeError), ([None], TypeError), ([[0], [1, 2]], TypeError), (1j, TypeError)],
     ids=str,
 )  # fmt: skip
 def test_samples_that_are_not_there_raise(index, error):
-    with pytest.raises(error):
+    with pytest.raises(error, match="samples"):
         three_samples()[index]
 
 
@@ -268,11 +269,17 @@ def test_batches_that_do_not_fit_together_are_named():
     one = SpikeEvents.from_list([([0.1], [0])], num_units=2, duration=1.0)
     with pytest.raises(ValueError, match="no batches"):
         SpikeEvents.cat([])
-    for change in ({"num_units": 3}, {"duration": 2.0}):
-        size = {"num_units": 2, "duration": 1.0} | change
-        other = SpikeEvents.from_list([([0.1], [0])], **size)
-        with pytest.raises(ValueError, match=f"one {next(iter(change))}, got .* in batch 1"):
-            SpikeEvents.cat([one, other])
+    other = SpikeEvents.from_list([([0.1], [0])], num_units=3, duration=1.0)
+    with pytest.raises(ValueError, match="one num_units, got 2 in batch 0 and 3 in batch 1"):
+        SpikeEvents.cat([one, other])
+    with pytest.raises(ValueError, match="one device, got cpu in batch 0 and meta in batch 1"):
+        SpikeEvents.cat([one, one.to("meta")])
+    for wrong in (one, 3):
+        with pytest.raises(TypeError, match="batches must be several SpikeEvents, got"):
+            SpikeEvents.cat(wrong)
+    with pytest.raises(TypeError, match="must hold SpikeEvents, got Tensor as batch 1"):
+        SpikeEvents.cat(iter([one, torch.zeros(3)]))
+    assert len(SpikeEvents.cat(batch for batch in (one, one))) == 2
 
 
 def test_one_sample_without_its_list_is_named():

@@ -93,3 +93,10 @@ def test_an_option_is_blamed_by_name_first_then_by_value():
     assert blamed("no gpu here", values) == "--trainer.accelerator: "
     assert blamed("scale is wrong", values) == "--model.loss.scale: "
     assert blamed("something else", values) == ""
+
+
+def test_a_layer_that_never_spikes_in_training_is_named(recwarn):
+    fit.main([*TINY, "--data.batch_size", "4", "--model.network.threshold", "1000"])
+    said = [str(w.message) for w in recwarn if "has not spiked once" in str(w.message)]
+    assert len(said) == 1
+    assert said[0].startswith("hidden.0 (EventPropLIF of ") and "training step 10" in said[0]

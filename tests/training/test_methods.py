@@ -18,7 +18,7 @@ from lightning_modules.methods.stepped import Maps, maps
 from lightning_modules.model.network import NetworkOptions
 from snn_eventprop import SpikeEvents
 from snn_eventprop.backends.reference import grid as reference_grid
-from snn_eventprop.losses import FirstSpikeLoss, SumExpLoss, SumLoss
+from snn_eventprop.losses import FirstSpikeLoss, StepCrossEntropyLoss, SumExpLoss, SumLoss
 
 INPUTS, CLASSES, BATCH, DURATION = 12, 4, 3, 0.15
 LIVELY = {"input_mean": 0.6, "input_std": 0.5, "recurrent_std": 0.2, "readout_std": 0.5}
@@ -232,3 +232,23 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("lightning_modules.methods.build.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "snn-eventprop\[norse\]"'):
         network("norse")
+
+
+@pytest.mark.parametrize("loss", [SumExpLoss(10.0), StepCrossEntropyLoss()], ids=repr)
+@pytest.mark.parametrize("method", ["eventprop", "snntorch", "eprop"])
+def test_outcomes_of_a_sample_do_not_depend_on_longer_neighbours(method, loss):
+    model = network(method, loss)
+    rng = np.random.default_rng(3)
+    lengths = [0.06, 0.15]
+    samples = [(rng.uniform(0, t, 150), rng.integers(0, INPUTS, 150)) for t in lengths]
+    both = SpikeEvents.from_list(
+        samples, num_units=INPUTS, duration=lengths, dtype=torch.float64
+    )
+    outcome = model(both)
+    for b, sample in enumerate(samples):
+        alone = model(SpikeEvents.from_list(
+            [sample], num_units=INPUTS, duration=lengths[b], dtype=torch.float64
+        ))  # fmt: skip
+        assert torch.allclose(outcome.logits[b], alone.logits[0], rtol=1e-9, atol=1e-12)
+        assert torch.equal(outcome.counts[0][b], alone.counts[0][0])
+        assert alone.counts[0].sum() > 10
