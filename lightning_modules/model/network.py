@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,8 @@ class NetworkOptions:
         dt: bin width of the grid, and sampling interval of readout traces, in s.
         grazing_guard: see EventPropLIF; 0: off.
         gradient: "exact": spikes move in time; "hybrid": peaks of the membrane that nearly spike
-            count as well (solver grid, method eventprop). See docs/gradients.md.
+            count as well (solver grid, method eventprop, on a CPU); "auto": hybrid with the grid,
+            exact with the exact solver. See docs/gradients.md.
         threshold_noise: half width of the noise that the hybrid gradient assumes, in units of
             the threshold.
         input_mean: mean of the initial weights into the first hidden layer.
@@ -115,7 +116,7 @@ class NetworkOptions:
     solver: Solver = "grid"
     dt: float = 1e-3
     grazing_guard: float = 0.05
-    gradient: Gradient = "exact"
+    gradient: Literal["auto", "exact", "hybrid"] = "exact"
     threshold_noise: float = 1.0
     input_mean: float = 0.03
     input_std: float = 0.01
@@ -162,7 +163,7 @@ class ReferenceNetwork(nn.Module):
         if loss.reads == "spikes":
             self.readout: EventPropLIF | EventPropLI = EventPropLIF(
                 sizes[-1], num_classes, solver=options.solver,
-                grazing_guard=options.grazing_guard, gradient=options.gradient,
+                grazing_guard=options.grazing_guard, gradient=_gradient(options),
                 threshold_noise=options.threshold_noise, **constants,
             )  # fmt: skip
         else:
@@ -171,6 +172,12 @@ class ReferenceNetwork(nn.Module):
 
     def input_weights(self) -> list[nn.Parameter]:
         return [layer.weight for layer in self.hidden]  # type: ignore[misc]
+
+
+def _gradient(options: NetworkOptions) -> Gradient:
+    if options.gradient == "auto":
+        return "hybrid" if options.solver == "grid" else "exact"
+    return options.gradient
 
 
 def _hidden_layer(
@@ -192,7 +199,7 @@ def _hidden_layer(
         solver=options.solver,
         dt=options.dt,
         grazing_guard=options.grazing_guard,
-        gradient=options.gradient,
+        gradient=_gradient(options),
         threshold_noise=options.threshold_noise,
     )  # fmt: skip
     mean, std = (

@@ -310,8 +310,8 @@ def test_operators_with_delays_pass_opcheck():
          [layer.weight.detach().t().contiguous().requires_grad_(),
           layer._recurrent_rows().detach(), (layer.delay.detach().t() / 1e-3).requires_grad_(),
           layer.recurrent_delay.detach().t() / 1e-3],
-         layer._constants(5, torch.float64).detach(), floor, [no, no, no], no, "lif", 60, 1, False,
-         False),
+         layer._constants(5, torch.float64).detach(), floor, no, [no, no, no], no, "lif", 60, 1,
+         False, False),
         test_utils=("test_schema", "test_faketensor"),
     )  # fmt: skip
 

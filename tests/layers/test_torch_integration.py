@@ -151,7 +151,7 @@ def test_autocast_leaves_spike_times_in_single_precision():
     assert x.grad.dtype == torch.bfloat16 and x.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("case", ["events", "currents", "everything"])
+@pytest.mark.parametrize("case", ["events", "currents", "hybrid", "everything"])
 def test_forward_and_backward_operators_pass_torchs_own_checks(case):
     """Schema, fake kernel, autograd registration and tracing, with torch.library.opcheck."""
     rng = np.random.default_rng(0)
@@ -173,17 +173,22 @@ def test_forward_and_backward_operators_pass_torchs_own_checks(case):
     arguments = {
         "events": (
             list(events), [no, stamps, no], [weight, recurrent, no, no], constants.detach(), flat,
-            [no, no, no], probe, "lif", steps, RESETS["subtract"], False, False,
+            no, [no, no, no], probe, "lif", steps, RESETS["subtract"], False, False,
         ),
         "currents": (
             list(op.no_events(batch, flat)), [no, no, currents],
-            [flat.new_empty(0, size), no, no, no], constants, flat, [no, no, no], no, "lif", steps,
-            RESETS["subtract"], False, True,
+            [flat.new_empty(0, size), no, no, no], constants, flat, no, [no, no, no], no, "lif",
+            steps, RESETS["subtract"], False, True,
+        ),
+        "hybrid": (
+            list(events), [no, stamps, no], [weight, recurrent, no, no], constants, flat,
+            torch.full_like(flat, 0.9), [no, no, no], no, "lif", steps, RESETS["subtract"], False,
+            True,
         ),
         "everything": (
             list(events), [x.requires_grad_(), no, currents], [weight, recurrent, no, no],
-            constants, flat, [start, state, no], probe, "lif", steps, RESETS["later_zero"], True,
-            True,
+            constants, flat, no, [start, state, no], probe, "lif", steps, RESETS["later_zero"],
+            True, True,
         ),
     }[case]  # fmt: skip
     torch.library.opcheck(torch.ops.snn_eventprop.grid_forward.default, arguments)
