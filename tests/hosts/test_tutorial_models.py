@@ -140,9 +140,14 @@ def compared(kind, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_swapped_model_trains_to_the_accuracy_of_the_original(kind):
-    exact, surrogate = compared(kind, seed=0)
+@pytest.mark.parametrize(
+    ("kind", "seeds"),
+    # One seed of the recurrent model differs between two processors by more than the bound.
+    [(Convolutional, [0]), (Recurrent, [0, 1, 2]), (WithNorse, [0])],
+)
+def test_a_swapped_model_trains_to_the_accuracy_of_the_original(kind, seeds):
+    runs = torch.tensor([compared(kind, seed) for seed in seeds])
+    exact, surrogate = runs.mean(0).tolist()
     assert exact > 0.85 and exact > surrogate - 0.02
 
 
