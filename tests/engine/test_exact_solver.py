@@ -204,10 +204,12 @@ def test_many_spikes_are_all_kept():
     assert late.max() - late.min() <= 2 and late.min() > 100
 
 
-def test_rasters_and_bad_options_are_refused_by_name():
+def test_bad_inputs_and_options_are_refused_by_name():
     layer = layer_of(0)
-    with pytest.raises(TypeError, match="from_dense"):
-        layer(torch.zeros(10, 2, 8))
+    with pytest.raises(TypeError, match="SpikeEvents"):
+        layer("ten spikes")
+    with pytest.raises(ValueError, match="in_features"):
+        layer(torch.zeros(10, 2, 9))
     with pytest.raises(ValueError, match="max_rate"):
         EventPropLIF(2, 2, solver="exact", max_rate=0)
     with pytest.raises(ValueError, match="solver"):
