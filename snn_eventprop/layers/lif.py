@@ -53,8 +53,9 @@ class EventPropLIF(WeightedLayer):
             0 switches it off. ``snn_eventprop.diagnostics`` counts where it acted.
         gradient: ``"exact"``: spikes move in time; a neuron that does not spike has no gradient.
             ``"hybrid"``: also what a spike would change where V has a peak just below the
-            threshold; wakes silent neurons and trains better from the start, at up to 1.6 times
-            the cost. Choose exact to study or check gradients, hybrid to train. Grid solver only.
+            threshold. Silent neurons learn, and losses that jump have the right gradient on
+            average; a step costs 1.4 to 3 times as much. Choose exact to study or check
+            gradients, hybrid to train. Grid solver, CPU (docs/gradients.md).
         threshold_noise: of the hybrid gradient: the half width of the threshold's assumed noise,
             in units of the threshold. Peaks closer to the threshold than that count; 0 leaves the
             exact gradient.
