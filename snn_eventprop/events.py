@@ -16,7 +16,7 @@ from ._checks import positive
 from ._reading import check_integers, raster_tensor, spike_train
 from ._warnings import warn_of_batch_first, warn_of_wide_bins
 from .ops.bin_times import EDGE, bin_of, num_bins
-from .ops.packing import sample_of_each
+from .ops.packing import joined_offsets, kept_offsets, picked, pieces_of, sample_of_each
 
 
 def _lengths(duration: Any) -> tuple[float, Tensor | None]:
@@ -67,33 +67,24 @@ class Peaks(NamedTuple):
     dt: float  # width of a bin in seconds
 
     def of_samples(self, chosen: Sequence[int]) -> Peaks:
-        bounds = self.offsets.tolist()
-        pieces = [slice(bounds[b], bounds[b + 1]) for b in chosen]
-        offsets = [0]
-        for piece in pieces:
-            offsets.append(offsets[-1] + piece.stop - piece.start)
-        values, bins, units = (
-            torch.cat([whole[p] for p in pieces]) if pieces else whole[:0] for whole in self[:3]
-        )
-        return Peaks(
-            values, bins, units, torch.tensor(offsets, device=self.offsets.device), self.dt
-        )
+        """Peaks of chosen samples."""
+        pieces, offsets = pieces_of(self.offsets, chosen)
+        values, bins, units = (picked(whole, pieces) for whole in self[:3])
+        return Peaks(values, bins, units, offsets, self.dt)
 
     def before(self, ends: Tensor) -> Peaks:
         """Peaks before the bin at which their sample ends, ``[B]``."""
         keep = self.bins < ends[sample_of_each(self.offsets, self.bins.numel())]
-        kept = torch.zeros(keep.numel() + 1, dtype=torch.long, device=keep.device)
-        torch.cumsum(keep, 0, out=kept[1:])
         values, bins, units = (whole[keep] for whole in self[:3])
-        return Peaks(values, bins, units, kept[self.offsets], self.dt)
+        return Peaks(values, bins, units, kept_offsets(self.offsets, keep), self.dt)
 
     @classmethod
     def cat(cls, batches: Sequence[Peaks]) -> Peaks:
-        counts = torch.cat([peaks.offsets.diff() for peaks in batches])
+        """Peaks of all samples of several batches, on grids of one dt."""
         values, bins, units = (
             torch.cat(field) for field in zip(*(peaks[:3] for peaks in batches), strict=True)
         )
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        offsets = joined_offsets([peaks.offsets for peaks in batches])
         return cls(values, bins, units, offsets, batches[0].dt)
 
 
@@ -376,7 +367,6 @@ class SpikeEvents:
                         f"batches must have one {name}, got {getattr(first, name)} in batch 0 and "
                         f"{getattr(other, name)} in batch {index}"
                     )
-        counts = torch.cat([batch.offsets.diff() for batch in batches])
         marked = [
             torch.ones_like(batch.times) if batch.marks is None else batch.marks
             for batch in batches
@@ -385,7 +375,7 @@ class SpikeEvents:
         joined = cls(
             torch.cat([batch.times for batch in batches]),
             torch.cat([batch.units for batch in batches]),
-            torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            joined_offsets([batch.offsets for batch in batches]),
             first.num_units,
             max(lengths),
             None if all(batch.marks is None for batch in batches) else torch.cat(marked),
@@ -509,10 +499,8 @@ class SpikeEvents:
 
     def _within(self, keep: Tensor) -> SpikeEvents:
         """The spikes of a mask ``[S]``."""
-        kept = torch.zeros(keep.numel() + 1, dtype=torch.long, device=keep.device)
-        torch.cumsum(keep, 0, out=kept[1:])
         return self._with(
-            self.times[keep], self.units[keep], kept[self.offsets],
+            self.times[keep], self.units[keep], kept_offsets(self.offsets, keep),
             marks=None if self.marks is None else self.marks[keep],
         )  # fmt: skip
 
@@ -609,20 +597,12 @@ class SpikeEvents:
             TypeError: what chooses no samples, such as a float or a string.
         """
         chosen = self._chosen(index)
-        bounds = self.offsets.tolist()
-        pieces = [slice(bounds[b], bounds[b + 1]) for b in chosen]
-        offsets = [0]
-        for piece in pieces:
-            offsets.append(offsets[-1] + piece.stop - piece.start)
-
-        def pick(values: Tensor) -> Tensor:
-            return torch.cat([values[p] for p in pieces]) if pieces else values[:0]
-
+        pieces, offsets = pieces_of(self.offsets, chosen)
         part = self._with(
-            pick(self.times),
-            pick(self.units),
-            torch.tensor(offsets, device=self.offsets.device),
-            marks=None if self.marks is None else pick(self.marks),
+            picked(self.times, pieces),
+            picked(self.units, pieces),
+            offsets,
+            marks=None if self.marks is None else picked(self.marks, pieces),
         )
         part.peaks = None if self.peaks is None else self.peaks.of_samples(chosen)
         if self._durations is not None:
